@@ -1,0 +1,1 @@
+"""Parts of the genome simulator: map, motifs, sequence, rule, reads, contacts and tables."""

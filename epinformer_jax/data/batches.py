@@ -1,0 +1,262 @@
+"""Lays batches out on the host: which window width each sequence goes to, and how many rows of each width a batch has.
+
+Shapes must be few and fixed, or every batch would compile anew. A `Plan` is made once from the lengths of all sequences:
+window widths that waste few positions, and a short ladder of layouts (row capacities), of which a batch takes the first that
+fits. The last one fits any batch, so nothing is ever left out. Widths W are congruent to the full window modulo twice the
+encoder's stride, which puts a centred window's start on a multiple of the stride (model/encoder.py relies on it).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+CAPACITY_STEP = (
+    8  # capacities are multiples of this, so that rows divide evenly over up to 8 devices
+)
+# Share of batches that each layout but the last should fit, by the number of layouts: more waste less, but each is compiled.
+LADDERS = {1: (0.998,), 2: (0.8, 0.998), 3: (0.5, 0.85, 0.998), 4: (0.4, 0.7, 0.9, 0.998), 5: (0.3, 0.6, 0.8, 0.95, 0.998)}
+MAX_WIDTHS = 5
+
+Batch = dict[str, Any]
+
+
+class Sequences(NamedTuple):
+    """The sequences of one gene: promoter first, then elements; each no longer than the window."""
+
+    codes: list[UInt8[np.ndarray, "_"]]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, "N"]:
+        """Bases of each sequence."""
+        return np.array([len(codes) for codes in self.codes], np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Window widths, ascending, and the ladder of layouts: rows of each width."""
+
+    window_bp: int
+    batch_size: int
+    slots: int
+    margin_bp: int
+    widths: tuple[int, ...]
+    layouts: tuple[tuple[int, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `Plan.from_dict` is the inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Plan":
+        """The plan written by `to_dict`."""
+        fields = dict(fields)
+        fields["widths"] = tuple(fields["widths"])
+        fields["layouts"] = tuple(tuple(layout) for layout in fields["layouts"])
+        return cls(**fields)
+
+    def width_of(self, lengths: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
+        """Index of the narrowest width that holds each sequence and its margin."""
+        return np.searchsorted(self.widths, _needed(lengths, self.margin_bp, self.window_bp))
+
+    def layout_for(self, counts: Int[np.ndarray, "K"]) -> tuple[int, ...]:
+        """The first layout that holds `counts` rows of each width; narrow rows may take wider places.
+
+        Raises:
+          ValueError: none does: the batch is not one the plan was made for.
+        """
+        demand = _suffix_sums(np.asarray(counts))
+        for layout in self.layouts:
+            if (demand <= _suffix_sums(np.array(layout))).all():
+                return layout
+        raise ValueError(
+            f"a batch with {list(counts)} rows of widths {list(self.widths)} exceeds every layout {self.layouts}; "
+            f"make the plan from this data set"
+        )
+
+
+def make_plan(
+    lengths: Sequence[Int[np.ndarray, "_"]],
+    *,
+    batch_size: int,
+    window_bp: int,
+    slots: int,
+    stride: int,
+    margin_bp: int,
+    layouts: int = 3,
+    seed: int = 0,
+) -> Plan:
+    """Chooses widths and layouts from the sequence lengths of every gene (promoter included).
+
+    Widths minimise the positions computed; capacities are quantiles over simulated batches, rounded up. To `layouts` of
+    them comes one that fits the largest genes together; it is compiled only when such a batch is met.
+
+    Raises:
+      ValueError: no genes, or a sequence longer than the window.
+    """
+    if not lengths:
+        raise ValueError("there is no gene to plan batches for")
+    everything = np.concatenate(lengths)
+    if everything.max() > window_bp:
+        raise ValueError(
+            f"a sequence of {everything.max()} bases does not fit window_bp={window_bp}"
+        )
+    widths = _choose_widths(_needed(everything, margin_bp, window_bp), window_bp, 2 * stride)
+    index = [np.searchsorted(widths, _needed(gene, margin_bp, window_bp)) for gene in lengths]
+    counts = np.stack([np.bincount(gene, minlength=len(widths)) for gene in index])
+    demand = _suffix_sums(counts)
+    largest = np.sort(demand, axis=0)[::-1][:batch_size].sum(axis=0)
+    rng = np.random.default_rng(seed)
+    draws = 64 if len(lengths) > batch_size else 1
+    sums = []
+    for _ in range(draws):
+        order = rng.permutation(len(lengths))
+        starts = np.arange(0, max(len(order) - batch_size + 1, 1), batch_size)
+        sums.append(np.add.reduceat(demand[order], starts, axis=0)[: len(starts)])
+    sums = np.concatenate(sums)[:4096]
+    ladder = [_capacities(np.quantile(sums, share, axis=0)) for share in LADDERS[layouts]]
+    ladder.append(_capacities(largest))
+    distinct = sorted(set(ladder), key=lambda layout: float(np.dot(layout, widths)))
+    last = distinct.index(_capacities(largest))
+    return Plan(window_bp, batch_size, slots, margin_bp, tuple(widths), tuple(distinct[: last + 1]))
+
+
+def pack_genes(
+    plan: Plan,
+    sequences: Sequence[Sequences],
+    link_features: Sequence[Float[np.ndarray, "_ P"]],
+    gene_features: Float[np.ndarray, "N G"],
+    labels: Float[np.ndarray, "N"],
+) -> Batch:
+    """One batch as plain arrays (fields of model.packing.PackedGenes); short batches are filled with weight 0.
+
+    `link_features` has a row for each sequence of a gene. A gene with more sequences than the plan has slots is an error.
+    """
+    size, slots = plan.batch_size, plan.slots
+    counts = np.array([len(gene.codes) for gene in sequences])
+    if len(sequences) > size or (counts > slots).any():
+        raise ValueError(
+            f"{len(sequences)} genes of up to {counts.max()} sequences do not fit a batch of {size} genes, {slots} slots"
+        )
+    flat = [codes for gene in sequences for codes in gene.codes]
+    lengths = np.array([len(codes) for codes in flat])
+    width = plan.width_of(lengths)
+    layout = plan.layout_for(np.bincount(width, minlength=len(plan.widths)))
+    group, place = _assign(width, layout)
+    rows = [
+        _pack_rows([flat[i] for i in members], plan.window_bp, w, capacity)
+        for w, capacity, members in _members(plan.widths, layout, group, place)
+    ]
+    first = np.concatenate([[0], np.cumsum(layout)[:-1]])
+    row_of_slot = np.zeros((size, slots), np.int32)
+    mask = np.zeros((size, slots), bool)
+    mask[:, 0] = True
+    link = np.zeros((size, slots, link_features[0].shape[1]), np.float32)
+    gene = np.repeat(np.arange(len(sequences)), counts)
+    slot = np.concatenate([np.arange(count) for count in counts])
+    row_of_slot[gene, slot] = first[group] + place
+    mask[gene, slot] = True
+    link[gene, slot] = np.concatenate(link_features)
+    return {
+        "rows": tuple(row for row in rows if len(row["weight"])),
+        "row_of_slot": row_of_slot,
+        "mask": mask,
+        "empty_rows": np.float32(len(sequences) * slots - len(flat)),
+        "link_features": link,
+        "gene_features": _fill(np.asarray(gene_features, np.float32), size),
+        "labels": _fill(np.asarray(labels, np.float32), size),
+        "weight": _fill(np.ones(len(sequences), np.float32), size),
+    }
+
+
+def pack_windows(
+    codes: Sequence[UInt8[np.ndarray, "_"]],
+    labels: Float[np.ndarray, "N"],
+    *,
+    window_bp: int,
+    batch_size: int,
+) -> Batch:
+    """One batch for the activity model (fields of model.packing.PackedWindows); sequences are centred in the window."""
+    rows = _pack_rows(list(codes), window_bp, window_bp, batch_size)
+    return {"rows": rows, "labels": _fill(np.asarray(labels, np.float32), batch_size)}
+
+
+def _pack_rows(codes: list, window_bp: int, width: int, capacity: int) -> Batch:
+    bases = np.zeros((capacity, width), np.uint8)
+    offset = np.zeros(capacity, np.int32)
+    length = np.zeros(capacity, np.int32)
+    start = (window_bp - width) // 2
+    for row, sequence in enumerate(codes):
+        offset[row] = window_bp // 2 - len(sequence) // 2 - start
+        length[row] = len(sequence)
+        bases[row, offset[row] : offset[row] + len(sequence)] = sequence
+    return {
+        "nibbles": bases[:, 0::2] | (bases[:, 1::2] << 4),
+        "offset": offset,
+        "length": length,
+        "weight": _fill(np.ones(len(codes), np.float32), capacity),
+    }
+
+
+def _assign(width: Int[np.ndarray, "N"], layout: tuple[int, ...]):
+    """Group and place of each row: its own width while there is room, else the next wider one."""
+    group = np.empty(len(width), np.int64)
+    place = np.empty(len(width), np.int64)
+    waiting = np.empty(0, np.int64)
+    for k, capacity in enumerate(layout):
+        candidates = np.concatenate([waiting, np.flatnonzero(width == k)])
+        taken, waiting = candidates[:capacity], candidates[capacity:]
+        group[taken], place[taken] = k, np.arange(len(taken))
+    return group, place
+
+
+def _members(widths, layout, group, place):
+    for k, (w, capacity) in enumerate(zip(widths, layout, strict=True)):
+        members = np.flatnonzero(group == k)
+        yield w, capacity, members[np.argsort(place[members])]
+
+
+def _needed(lengths, margin_bp: int, window_bp: int):
+    # one more than both margins: an odd length is centred half a base to the left
+    return np.minimum(np.asarray(lengths) + 2 * margin_bp + 1, window_bp)
+
+
+def _choose_widths(needed, window_bp: int, step: int) -> list[int]:
+    """At most MAX_WIDTHS widths from window_bp down in `step`s, the full one always, minimising total positions."""
+    candidates = np.arange(window_bp, max(needed.min() - step, 0), -step)[::-1]
+    counts = np.bincount(np.searchsorted(candidates, needed), minlength=len(candidates))
+    below = np.concatenate([[0], np.cumsum(counts)])
+    n = len(candidates)
+    # cost[k][j]: fewest positions for all rows up to candidate j, with j chosen and k widths in all
+    cost = np.full((MAX_WIDTHS + 1, n), np.inf)
+    previous = np.full((MAX_WIDTHS + 1, n), -1)
+    cost[1] = below[1:] * candidates
+    for k in range(2, MAX_WIDTHS + 1):
+        for j in range(k - 1, n):
+            options = cost[k - 1, :j] + (below[j + 1] - below[1 : j + 1]) * candidates[j]
+            best = int(np.argmin(options))
+            cost[k, j], previous[k, j] = options[best], best
+    k = int(np.argmin(cost[:, n - 1]))
+    chosen, j = [], n - 1
+    while j >= 0:
+        chosen.append(int(candidates[j]))
+        j, k = int(previous[k, j]), k - 1
+    return chosen[::-1]
+
+
+def _suffix_sums(counts):
+    """Rows that need this width or a wider one: what a layout must hold, width by width."""
+    return np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
+
+
+def _capacities(demand) -> tuple[int, ...]:
+    total = np.ceil(np.asarray(demand) / CAPACITY_STEP).astype(int) * CAPACITY_STEP
+    total = np.maximum.accumulate(total[::-1])[::-1]
+    return tuple(int(c) for c in total - np.append(total[1:], 0))
+
+
+def _fill(values, size: int):
+    padding = [(0, size - len(values))] + [(0, 0)] * (values.ndim - 1)
+    return np.pad(values, padding)

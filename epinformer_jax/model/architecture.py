@@ -1,0 +1,140 @@
+"""Shapes of the networks, as frozen dataclasses: hashable, so they can be static under jit and live in checkpoints.
+
+Defaults are the published networks (spec sections 1.1, 1.2, 1.4). Dimension letters: B genes in a batch, S slots
+(1 + elements, slot 0 is the promoter), N rows (sequences), L bases, A alphabet (ACGT = 4), C channels, D embedding,
+H heads, P link features, G gene features, K interaction layers.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+Statistics = Literal["padded", "real"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """The shared convolutional encoder: a stem, then blocks that each halve the length."""
+
+    stem_channels: int = 256
+    stem_width: int = 8
+    channels: tuple[int, ...] = (128, 64, 64, 128)
+
+    @property
+    def stride(self) -> int:
+        """Bases per output position."""
+        return 2 ** len(self.channels)
+
+    @property
+    def reach_bp(self) -> int:
+        """Bases beyond an element's ends whose response can differ from that of all-zero DNA (either side, at most)."""
+        return self.stem_width // 2 + self.stride - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivityConfig:
+    """The 256 bp activity model: encoder, then two hidden layers (spec 1.2).
+
+    Two released variants differ: `hidden` 0 is a single linear map, and `mixer_*` are convolutions
+    between encoder and head that keep the length.
+    """
+
+    encoder: EncoderConfig = EncoderConfig()
+    window_bp: int = 256
+    mixer_channels: tuple[int, ...] = ()
+    mixer_widths: tuple[int, ...] = ()
+    mixer_dilations: tuple[int, ...] = ()
+    hidden: int = 256
+    dropout: float = 0.1
+    compute_dtype: str = "float32"
+    kind: Literal["activity"] = "activity"
+
+    def __post_init__(self):
+        if not len(self.mixer_channels) == len(self.mixer_widths) == len(self.mixer_dilations):
+            raise ValueError(
+                f"mixer_channels={self.mixer_channels}, mixer_widths={self.mixer_widths} and "
+                f"mixer_dilations={self.mixer_dilations} must have one entry for each convolution"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpressionConfig:
+    """The expression model (spec 1.4). `slots` counts the promoter: 61 in the published network.
+
+    `statistics` says what BatchNorm sees in training: `padded` counts every empty slot and every base outside an element
+    as all-zero DNA, as the published training does; `real` counts only positions that hold DNA of a real element.
+    """
+
+    encoder: EncoderConfig = EncoderConfig()
+    window_bp: int = 2000
+    slots: int = 61
+    use_elements: bool = True
+    summary_channels: int = 64
+    summary_dilations: tuple[int, ...] = (2, 4, 6)
+    summary_outputs: int = 32
+    summary_batch_norm: bool = True
+    embedding: int = 64
+    heads: int = 4
+    layers: int = 3
+    hidden: int = 128
+    link_features: int = 3
+    gene_features: int = 9
+    statistics: Statistics = "padded"
+    compute_dtype: str = "float32"
+    kind: Literal["expression"] = "expression"
+
+    @property
+    def tower_length(self) -> int:
+        """Positions that leave the encoder for one window."""
+        return self.window_bp // self.encoder.stride
+
+    @property
+    def summary_length(self) -> int:
+        """Positions left after the dilated convolutions."""
+        return self.tower_length - 2 * sum(self.summary_dilations)
+
+    def __post_init__(self):
+        if self.window_bp % self.encoder.stride:
+            raise ValueError(f"window_bp={self.window_bp} is not a multiple of the encoder's stride {self.encoder.stride}")
+        if self.summary_length < 1:
+            raise ValueError(
+                f"window_bp={self.window_bp} leaves {self.tower_length} positions after the encoder, but dilations "
+                f"{self.summary_dilations} need more than {2 * sum(self.summary_dilations)}; widen the window"
+            )
+        if self.embedding % self.summary_outputs or self.embedding % self.heads:
+            raise ValueError(
+                f"embedding={self.embedding} must be a multiple of summary_outputs={self.summary_outputs} "
+                f"and of heads={self.heads}"
+            )
+
+
+ModelConfig = ActivityConfig | ExpressionConfig
+
+
+def to_dict(config: ModelConfig) -> dict[str, Any]:
+    """A JSON-ready dictionary; `from_dict` is its inverse."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(fields: dict[str, Any]) -> ModelConfig:
+    """The configuration written by `to_dict`.
+
+    Raises:
+      ValueError: unknown `kind`, or a field the configuration does not have.
+    """
+    kinds = {"activity": ActivityConfig, "expression": ExpressionConfig}
+    if fields.get("kind") not in kinds:
+        raise ValueError(f"model kind {fields.get('kind')!r} is not one of {sorted(kinds)}")
+    return _build(kinds[fields["kind"]], fields)
+
+
+def _build(cls, fields):
+    known = {field.name for field in dataclasses.fields(cls)}
+    unknown = set(fields) - known
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no field {sorted(unknown)}; known fields are {sorted(known)}")
+    values = {}
+    for name, value in fields.items():
+        if name == "encoder" and isinstance(value, dict):
+            value = _build(EncoderConfig, value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**values)

@@ -1,0 +1,289 @@
+"""The activity model and the expression model (spec 1.2, 1.4), built on the shared encoder."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from epinformer_jax.model import layers
+from epinformer_jax.model.architecture import ActivityConfig, ExpressionConfig
+from epinformer_jax.model.encoder import Background, Encoder, Group, paste
+
+
+class Mixer(nnx.Module):
+    """Convolutions with BatchNorm and ELU over the tower's output, at its length (one variant)."""
+
+    def __init__(self, config: ActivityConfig, *, rngs: nnx.Rngs):
+        inputs = config.encoder.channels[-1]
+        plan = zip(config.mixer_widths, config.mixer_dilations, config.mixer_channels, strict=True)
+        for index, (width, dilation, outputs) in enumerate(plan):
+            conv = layers.Conv(inputs, outputs, width, rngs=rngs, dilation=dilation, use_bias=False)
+            setattr(self, f"conv_{index}", conv)
+            setattr(self, f"norm_{index}", layers.BatchNorm(outputs))
+            inputs = outputs
+        self.count = len(config.mixer_channels)
+
+    def __call__(
+        self, x: Float[Array, "N L C"], weight: Float[Array, "N"], *, train: bool, dtype: str
+    ) -> Float[Array, "N L O"]:
+        for index in range(self.count):
+            norm = getattr(self, f"norm_{index}")
+            x = getattr(self, f"conv_{index}")(x, same=True, dtype=dtype)
+            scaling = norm.fit([(x, weight[:, None])]) if train else norm.fixed()
+            x = layers.elu(layers.affine(x, *scaling))
+        return x
+
+
+class ActivityHead(nnx.Module):
+    """Two hidden layers (none when `hidden` is 0) with BatchNorm, ReLU and dropout, one output."""
+
+    def __init__(self, config: ActivityConfig, *, rngs: nnx.Rngs):
+        positions = config.window_bp // config.encoder.stride
+        inputs = positions * (config.encoder.channels + config.mixer_channels)[-1]
+        self.rate = config.dropout
+        self.count = 2 if config.hidden else 0
+        for index in range(self.count):
+            dense = layers.Linear(inputs, config.hidden, rngs=rngs, use_bias=False)
+            setattr(self, f"dense_{index}", dense)
+            setattr(self, f"norm_{index}", layers.BatchNorm(config.hidden))
+            inputs = config.hidden
+        self.output = layers.Linear(inputs, 1, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "N I"], weight: Float[Array, "N"], *, train: bool, key, dtype: str):
+        keys = (None, None) if key is None else jax.random.split(key)
+        for index in range(self.count):
+            norm = getattr(self, f"norm_{index}")
+            x = getattr(self, f"dense_{index}")(x, dtype)
+            x = layers.affine(x, *(norm.fit([(x, weight)]) if train else norm.fixed()))
+            x = layers.dropout(jax.nn.relu(x), self.rate, keys[index])
+        return self.output(x)[:, 0]
+
+
+class Activity(nnx.Module):
+    """log activity of one sequence from its bases alone."""
+
+    def __init__(self, config: ActivityConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.encoder = Encoder(config.encoder, rngs=rngs)
+        if config.mixer_channels:
+            self.mixer = Mixer(config, rngs=rngs)
+        self.head = ActivityHead(config, rngs=rngs)
+
+    def __call__(self, group: Group, *, train: bool, key=None) -> Float[Array, "N"]:
+        """Predictions for rows of full width; `key` draws dropout, None switches it off."""
+        dtype = self.config.compute_dtype
+        (group,), _ = self.encoder([group], None, train=train, dtype=dtype)
+        x = group.x
+        if self.config.mixer_channels:
+            x = self.mixer(x, group.row_weight, train=train, dtype=dtype)
+        flat = x.reshape(x.shape[0], -1)
+        return self.head(flat, group.row_weight, train=train, key=key, dtype=dtype)
+
+
+class Summary(nnx.Module):
+    """Dilated convolutions over the tower's output, then a linear map over its length: one embedding a row.
+
+    Component c * positions + p of the embedding is channel c, position p (spec 1.4, step 3).
+    """
+
+    def __init__(self, config: ExpressionConfig, *, rngs: nnx.Rngs):
+        self.has_norm = config.summary_batch_norm
+        plan = [(3, dilation, config.summary_channels) for dilation in config.summary_dilations]
+        plan.append((1, 1, config.summary_outputs))
+        self.count = len(plan)
+        inputs = config.encoder.channels[-1]
+        for index, (width, dilation, outputs) in enumerate(plan):
+            conv = layers.Conv(inputs, outputs, width, rngs=rngs, dilation=dilation, use_bias=not self.has_norm)
+            setattr(self, f"conv_{index}", conv)
+            if self.has_norm:
+                setattr(self, f"norm_{index}", layers.BatchNorm(outputs))
+            inputs = outputs
+        positions = config.embedding // config.summary_outputs
+        self.pool = layers.Linear(config.summary_length, positions, rngs=rngs)
+
+    def __call__(
+        self,
+        parts: list[Float[Array, "_N L C"]],
+        weights: list[Float[Array, "_N"]],
+        *,
+        train: bool,
+        dtype: str,
+    ) -> list[Float[Array, "_N D"]]:
+        """Embeds the rows of each part; all positions of a row count with that row's weight in batch statistics."""
+        for index in range(self.count):
+            conv = getattr(self, f"conv_{index}")
+            parts = [conv(x, same=False, dtype=dtype) for x in parts]
+            if self.has_norm:
+                norm = getattr(self, f"norm_{index}")
+                if train:
+                    scaling = norm.fit([(x, w[:, None]) for x, w in zip(parts, weights, strict=True)])
+                else:
+                    scaling = norm.fixed()
+                parts = [layers.affine(x, *scaling) for x in parts]
+            parts = [layers.elu(x) for x in parts]
+        pooled = [layers.elu(self.pool(jnp.swapaxes(x, 1, 2), dtype)) for x in parts]
+        return [x.reshape(x.shape[0], -1) for x in pooled]
+
+
+class Fusion(nnx.Module):
+    """Mixes an embedding with its link features: two pointwise layers with ReLU, on every slot."""
+
+    def __init__(self, config: ExpressionConfig, *, rngs: nnx.Rngs):
+        width = config.embedding
+        self.first = layers.Linear(width + config.link_features, width, rngs=rngs)
+        self.second = layers.Linear(width, width, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S D"], features: Float[Array, "B S P"], dtype: str):
+        x = jax.nn.relu(self.first(jnp.concatenate([x, features], axis=-1), dtype))
+        return jax.nn.relu(self.second(x, dtype))
+
+
+class StarLayer(nnx.Module):
+    """Pre-LayerNorm attention on a star: the promoter sees every slot, an element sees itself and the promoter.
+
+    So an element's softmax has two terms and the cost is linear in the number of elements; equal to full attention under
+    the published mask (spec 1.3, 1.4 step 5).
+    """
+
+    def __init__(self, config: ExpressionConfig, *, rngs: nnx.Rngs):
+        width = config.embedding
+        self.heads = config.heads
+        self.norm_attention = layers.LayerNorm(width)
+        for name in ("query", "key", "value"):
+            setattr(self, name, layers.Linear(width, width, rngs=rngs, init=layers.xavier_stacked))
+        self.out = layers.Linear(width, width, rngs=rngs)
+        self.out.bias[...] = jnp.zeros(width, jnp.float32)
+        self.norm_mlp = layers.LayerNorm(width)
+        self.expand = layers.Linear(width, 4 * width, rngs=rngs)
+        self.contract = layers.Linear(4 * width, width, rngs=rngs)
+
+    def __call__(self, x, mask: Bool[Array, "B S"], *, promoter_only: bool, dtype: str):
+        """Returns the new slots ([B, 1, D] with `promoter_only`) and the promoter's attention, mean over heads [B, S]."""
+        h = self.norm_attention(x)
+        key, value = self._split(self.key(h, dtype)), self._split(self.value(h, dtype))
+        query = self._split(self.query(h[:, :1] if promoter_only else h, dtype))
+        query = query * query.shape[-1] ** -0.5
+        attention = self._promoter_attention(query[:, 0], key, mask, dtype)
+        mixed = _einsum("bhs,bshd->bhd", attention, value, dtype)[:, None]
+        if not promoter_only:
+            mixed = jnp.concatenate([mixed, _element_mix(query, key, value, mask)], axis=1)
+            residual = x
+        else:
+            residual = x[:, :1]
+        x = residual + self.out(mixed.reshape(residual.shape), dtype)
+        x = x + self.contract(jax.nn.relu(self.expand(self.norm_mlp(x), dtype)), dtype)
+        return x, jnp.mean(attention, axis=1)
+
+    def _promoter_attention(self, query, key, mask, dtype) -> Float[Array, "B H S"]:
+        logits = _einsum("bhd,bshd->bhs", query, key, dtype)
+        return jax.nn.softmax(jnp.where(mask[:, None], logits, -jnp.inf), axis=-1)
+
+    def _split(self, x: Float[Array, "B S D"]) -> Float[Array, "B S H E"]:
+        return x.reshape(*x.shape[:2], self.heads, -1)
+
+
+def _element_mix(query, key, value, mask) -> Float[Array, "B M H E"]:
+    """Each element's mix of promoter and itself; an empty slot sees only the promoter."""
+    to_promoter = jnp.sum(query[:, 1:] * key[:, :1], axis=-1, keepdims=True)
+    to_self = jnp.sum(query[:, 1:] * key[:, 1:], axis=-1, keepdims=True)
+    to_self = jnp.where(mask[:, 1:, None, None], to_self, -jnp.inf)
+    share = jax.nn.softmax(jnp.concatenate([to_promoter, to_self], axis=-1), axis=-1)
+    return share[..., :1] * value[:, :1] + share[..., 1:] * value[:, 1:]
+
+
+def _einsum(equation, first, second, dtype):
+    return jnp.einsum(
+        equation,
+        layers.cast(first, dtype),
+        layers.cast(second, dtype),
+        precision=layers.precision_of(dtype),
+        preferred_element_type=first.dtype,
+    )
+
+
+class Head(nnx.Module):
+    """Expression from the promoter slot and the gene features."""
+
+    def __init__(self, config: ExpressionConfig, *, rngs: nnx.Rngs):
+        self.dense_0 = layers.Linear(config.embedding + config.gene_features, config.hidden, rngs=rngs)
+        self.dense_1 = layers.Linear(config.hidden, config.hidden, rngs=rngs)
+        self.output = layers.Linear(config.hidden, 1, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B I"]) -> Float[Array, "B"]:
+        x = jax.nn.relu(self.dense_0(x))
+        return self.output(jax.nn.relu(self.dense_1(x)))[:, 0]
+
+
+class Expression(nnx.Module):
+    """Expression of a gene from its promoter, its elements, their link features and the gene features."""
+
+    def __init__(self, config: ExpressionConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.encoder = Encoder(config.encoder, rngs=rngs)
+        self.summary = Summary(config, rngs=rngs)
+        if config.link_features:
+            self.fusion = Fusion(config, rngs=rngs)
+        for index in range(config.layers):
+            setattr(self, f"interaction_{index}", StarLayer(config, rngs=rngs))
+        self.head = Head(config, rngs=rngs)
+
+    def embed(
+        self,
+        groups: list[Group],
+        background: Background | None,
+        *,
+        train: bool,
+        train_encoder: bool = True,
+    ) -> list[Float[Array, "_N D"]]:
+        """One embedding a row, group by group; slots do not see each other here.
+
+        `train_encoder` False keeps the encoder's BatchNorm on its running statistics while the rest trains.
+        """
+        config = self.config
+        groups, background = self.encoder(
+            groups,
+            background,
+            train=train and train_encoder,
+            statistics=config.statistics,
+            dtype=config.compute_dtype,
+        )
+        return self.summarise(groups, background, train=train)
+
+    def summarise(
+        self, groups: list[Group], background: Background | None, *, train: bool
+    ) -> list[Float[Array, "_N D"]]:
+        """From the tower's output to embeddings; the background stands for the empty rows in batch statistics."""
+        config = self.config
+        parts = [paste(group, background) for group in groups]
+        weights = [group.row_weight for group in groups]
+        if train and background is not None and config.statistics == "padded":
+            parts.append(background.x)
+            weights.append(background.count[None])
+        embedded = self.summary(parts, weights, train=train, dtype=config.compute_dtype)
+        return embedded[: len(groups)]
+
+    def interact(
+        self,
+        embeddings: Float[Array, "B S D"],
+        mask: Bool[Array, "B S"],
+        link_features: Float[Array, "B S P"],
+        gene_features: Float[Array, "B G"],
+    ) -> tuple[Float[Array, "B"], Float[Array, "B K S"]]:
+        """Expression and the promoter's attention to every slot, per layer, mean over heads. Slot 0 must be in `mask`."""
+        config = self.config
+        x = embeddings
+        if config.link_features:
+            x = self.fusion(x, link_features, config.compute_dtype)
+        attention = []
+        for index in range(config.layers):
+            layer = getattr(self, f"interaction_{index}")
+            last = index == config.layers - 1
+            x, weights = layer(x, mask, promoter_only=last, dtype=config.compute_dtype)
+            attention.append(weights)
+        prediction = self.head(jnp.concatenate([x[:, 0], gene_features], axis=-1))
+        return prediction, jnp.stack(attention, axis=1)
+
+
+def build(config: ActivityConfig | ExpressionConfig, *, rngs: nnx.Rngs) -> Activity | Expression:
+    """The module a configuration describes, with fresh weights."""
+    return (Activity if config.kind == "activity" else Expression)(config, rngs=rngs)

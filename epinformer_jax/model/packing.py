@@ -1,0 +1,117 @@
+"""Exact packing, device side: only real sequences, cropped to a few window widths, go through the encoder.
+
+A packed batch carries nibbles (two bases a byte); they become one-hot here, inside jit. Empty slots are never encoded: their
+share in batch statistics is that of the background (model/encoder.py), so losses, gradients and running statistics equal the
+dense computation. The host side, which lays batches out, is data/batches.py; nothing is imported from there.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from epinformer_jax.model.encoder import Background, Rows, groups_of
+from epinformer_jax.model.epinformer import Activity, Expression
+
+
+class PackedRows(NamedTuple):
+    """Sequences of one window width, two bases a byte (low nibble first; A=1 C=2 G=4 T=8, 0 unknown or outside).
+
+    Attributes:
+      nibbles: bases of the window.
+      offset: first base of the element inside the window.
+      length: bases of the element; what lies outside [offset, offset + length) is padding.
+      weight: 1 for a real row, 0 for filler.
+    """
+
+    nibbles: UInt8[Array, "N H"]
+    offset: Int[Array, "N"]
+    length: Int[Array, "N"]
+    weight: Float[Array, "N"]
+
+
+class PackedGenes(NamedTuple):
+    """One batch of genes.
+
+    Attributes:
+      rows: one group for each window width, narrowest first.
+      row_of_slot: position of each slot's row when all groups' rows stand one after another.
+      mask: slots that hold a promoter or an element.
+      empty_rows: slots of real genes that hold nothing (they count in padded batch statistics).
+      link_features, gene_features, labels: model inputs and the target.
+      weight: 1 for a real gene, 0 for filler.
+    """
+
+    rows: tuple[PackedRows, ...]
+    row_of_slot: Int[Array, "B S"]
+    mask: Bool[Array, "B S"]
+    empty_rows: Float[Array, ""]
+    link_features: Float[Array, "B S P"]
+    gene_features: Float[Array, "B G"]
+    labels: Float[Array, "B"]
+    weight: Float[Array, "B"]
+
+
+class PackedWindows(NamedTuple):
+    """One batch of sequences for the activity model, with their target."""
+
+    rows: PackedRows
+    labels: Float[Array, "N"]
+
+
+def one_hot(rows: PackedRows, *, unknown: float, dtype=jnp.float32) -> Float[Array, "N W A"]:
+    """Expands nibbles; an unknown base inside the element gets `unknown` in each channel, padding gets 0."""
+    codes = jnp.stack([rows.nibbles & 15, rows.nibbles >> 4], axis=-1)
+    codes = codes.reshape(rows.nibbles.shape[0], -1)
+    bits = (codes[..., None] >> jnp.arange(4, dtype=jnp.uint8)[None, None]) & 1
+    bases = bits.astype(dtype)
+    if not unknown:
+        return bases
+    position = jnp.arange(codes.shape[1])[None]
+    inside = (position >= rows.offset[:, None]) & (position < (rows.offset + rows.length)[:, None])
+    is_unknown = inside & (codes == 0)
+    return bases + jnp.where(is_unknown, jnp.asarray(unknown, dtype), 0)[..., None]
+
+
+def expand(rows: PackedRows, *, unknown: float, dtype=jnp.float32) -> Rows:
+    """The rows the encoder takes."""
+    bases = one_hot(rows, unknown=unknown, dtype=dtype)
+    return Rows(bases, rows.weight.astype(dtype), rows.offset, rows.length)
+
+
+def embed_genes(
+    model: Expression, batch: PackedGenes, *, train: bool, train_encoder: bool, unknown: float
+) -> Float[Array, "B S D"]:
+    """Embeddings of all slots of a packed batch; empty slots repeat some row and must stay masked."""
+    dtype = model.head.output.kernel.dtype
+    window = model.config.window_bp
+    groups = groups_of([expand(r, unknown=unknown, dtype=dtype) for r in batch.rows], window)
+    nothing = jnp.zeros((1, window, 4), dtype)
+    background = Background(nothing, batch.empty_rows.astype(dtype))
+    parts = model.embed(groups, background, train=train, train_encoder=train_encoder)
+    return jnp.concatenate(parts)[batch.row_of_slot]
+
+
+def express(
+    model: Expression, batch: PackedGenes, *, train: bool, train_encoder: bool = True, unknown: float
+) -> tuple[Float[Array, "B"], Float[Array, "B K S"]]:
+    """Expression and attention of a packed batch; equal to the dense model on the same genes."""
+    embeddings = embed_genes(
+        model, batch, train=train, train_encoder=train_encoder, unknown=unknown
+    )
+    dtype = embeddings.dtype
+    return model.interact(
+        embeddings,
+        batch.mask,
+        batch.link_features.astype(dtype),
+        batch.gene_features.astype(dtype),
+    )
+
+
+def activate(
+    model: Activity, batch: PackedWindows, *, train: bool, key=None, unknown: float
+) -> Float[Array, "N"]:
+    """log activity of a packed batch of windows."""
+    rows = expand(batch.rows, unknown=unknown, dtype=model.head.output.kernel.dtype)
+    (group,) = groups_of([rows], model.config.window_bp)
+    return model(group, train=train, key=key)

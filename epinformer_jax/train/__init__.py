@@ -1,0 +1,1 @@
+"""Training and evaluation: losses, loop, checkpoints, metrics, scalar baselines and cross-validation."""
