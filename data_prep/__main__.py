@@ -79,6 +79,13 @@ def _mpra() -> ModuleType:
     return mpra
 
 
+def _sequences() -> ModuleType:
+    """turn sequences with measured signals into windows, by chromosome"""
+    from data_prep import sequences
+
+    return sequences
+
+
 # Command -> function that imports its module; the function's docstring is the line in the overview.
 COMMANDS: dict[str, Callable[[], ModuleType]] = {
     "simulate": _simulate,
@@ -91,6 +98,7 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
     "build": _build,
     "check": _check,
     "mpra": _mpra,
+    "sequences": _sequences,
 }
 PROGRAM = "python -m data_prep"
 

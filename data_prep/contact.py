@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ POWER_LAW = "power law"
 _MATRIX_ENDINGS = (".cool", ".mcool")
 
 
+@runtime_checkable
 class ContactFile(Protocol):
     """What the readers of contact files have in common."""
 

@@ -6,8 +6,9 @@ written as normalised maps.
 
 import contextlib
 import gzip
+import io
 import os
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from tqdm import tqdm
@@ -35,7 +36,7 @@ def export_text(
     """
     counts: dict[str, int] = {}
     with atomic_directory(out, overwrite=overwrite) as folder, contextlib.ExitStack() as stack:
-        files: dict[str, TextIO] = {}
+        files: dict[str, io.TextIOBase] = {}
         for chunk in tqdm(contact_chunks(path), desc="contacts", unit=" blocks", disable=None):
             if "chrom" not in chunk:
                 raise ValueError(

@@ -173,7 +173,7 @@ class CoolFile:
         """Reads one chromosome by the first weights that have values there; None without
         contacts.
         """
-        first, last = self._cooler.extent(contig)
+        first, last = map(int, self._cooler.extent(contig))
         bins = self._cooler.bins()[first:last]
         for name in self._normalisations:
             factor = _factors(bins, name)

@@ -7,7 +7,7 @@
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -137,7 +137,7 @@ def with_promoter_signals(genes: pd.DataFrame, signals: pd.DataFrame) -> pd.Data
     return genes.assign(**columns)
 
 
-def read_promoter_signals(path: str | os.PathLike, gene_ids: Sequence[str]) -> pd.DataFrame:
+def read_promoter_signals(path: str | os.PathLike, gene_ids: Iterable[str]) -> pd.DataFrame:
     """Reads a table of `signals --genes` in the order of the genes.
 
     Raises:
@@ -150,13 +150,14 @@ def read_promoter_signals(path: str | os.PathLike, gene_ids: Sequence[str]) -> p
     values.index = pd.Index(table.text("gene_id").to_numpy())
     for row in np.flatnonzero(values.index.duplicated())[:1]:
         raise ValueError(f"{table.where(row)}: gene {values.index[row]} stands twice; keep one row")
+    gene_ids = list(gene_ids)
     missing = [gene for gene in gene_ids if gene not in values.index]
     if missing:
         raise ValueError(
             f"{path}: {len(missing):,} genes are not there (the first is {missing[0]}); measure "
             "all genes"
         )
-    return values.loc[list(gene_ids)].reset_index(drop=True)
+    return values.loc[gene_ids].reset_index(drop=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

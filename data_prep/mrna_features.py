@@ -53,7 +53,7 @@ class _Transcript:
     coding: list[tuple[int, int]] = field(default_factory=list)
 
 
-def length_zscore(name: str, length_bp: Real[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+def length_zscore(name: str, length_bp: Real[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
     """The published z-score of a length feature."""
     mean, sd = LENGTH_CONSTANTS[name]
     return (np.log10(np.asarray(length_bp, np.float64) + 0.1) - mean) / sd

@@ -5,6 +5,7 @@ A batch is (contig name in the file, starts, ends), 0-based half-open. Only read
 filter come out, so the number of intervals over all batches is the denominator of RPM.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -77,7 +78,7 @@ def alignment_contigs(
     Raises:
       ValueError: the file cannot be read as BAM or CRAM.
     """
-    with _open_alignments(path, reference) as handle:
+    with _alignments(path, reference) as handle:
         return dict(zip(handle.references, handle.lengths, strict=True))
 
 
@@ -100,7 +101,7 @@ def alignment_batches(
     accept = _accept_fragment if read_filter.unit == "fragments" else _accept_read
     refused, wanted = _flag_masks(read_filter)
     n_seen = n_accepted = 0
-    with _open_alignments(path, reference) as handle:
+    with _alignments(path, reference) as handle:
         names = handle.references
         contigs: list[int] = []
         starts: list[int] = []
@@ -139,28 +140,35 @@ def alignment_batches(
         )
 
 
-def _open_alignments(
+@contextlib.contextmanager
+def _alignments(
     path: str | os.PathLike, reference: str | os.PathLike | None
-) -> pysam.AlignmentFile:
+) -> Iterator[pysam.AlignmentFile]:
+    """An open BAM or CRAM; htslib prints nothing meanwhile, since errors are raised."""
     check_file(path)
     if str(path).lower().endswith(".cram") and reference is None:
         raise ValueError(f"{path}: a CRAM file is read with its genome; give --fasta")
     options = {"reference_filename": os.fspath(reference)} if reference is not None else {}
     previous = pysam.set_verbosity(0)
     try:
-        handle = pysam.AlignmentFile(os.fspath(path), "r", threads=2, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as BAM or CRAM ({error}); is it complete?"
-        ) from error
+        try:
+            handle = pysam.AlignmentFile(os.fspath(path), "r", threads=2, **options)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{path}: cannot be read as BAM or CRAM ({error}); is it complete?"
+            ) from error
+        try:
+            if not handle.references:
+                raise ValueError(
+                    f"{path}: holds unaligned reads only (no contig in its header); align them "
+                    "first"
+                )
+            yield handle
+        finally:
+            with contextlib.suppress(OSError):  # closing a damaged file fails once more
+                handle.close()
     finally:
         pysam.set_verbosity(previous)
-    if not handle.references:
-        handle.close()
-        raise ValueError(
-            f"{path}: holds unaligned reads only (no contig in its header); align them first"
-        )
-    return handle
 
 
 def _flag_masks(read_filter: ReadFilter) -> tuple[int, int]:

@@ -46,6 +46,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def simulate(
-    out_dir: str | os.PathLike, *, seed: int = 0, overwrite: bool = False, report=None, **sizes
+    out_dir: str | os.PathLike,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    report: Callable[[str], None] | None = None,
+    **sizes: float,
 ) -> Path:
     """Writes a simulated genome into `out_dir` and returns its path.
 
@@ -117,9 +123,8 @@ def simulate(
         bases = sequence.draw_bases(layout, seed)
         sequence.write_fasta(directory / "genome.fa", layout, bases, seed)
         genes = len(layout.genes.tss)
-        say(
-            f"genome.fa: {len(layout.length)} chromosomes, {layout.length.sum() / 1e6:.1f} Mb, {genes:,} genes"
-        )
+        size_mb = layout.length.sum() / 1e6
+        say(f"genome.fa: {len(layout.length)} chromosomes, {size_mb:.1f} Mb, {genes:,} genes")
         features = mrna.draw_mrna_features(genes, seed)
         rpkm = {}
         for cell in CELLS:
@@ -140,7 +145,7 @@ def _write_cell(
     features: dict[str, np.ndarray],
     *,
     cell: str,
-    say,
+    say: Callable[[str], None],
 ) -> np.ndarray:
     """Writes signals, prepared tables and truth of one cell type; returns its RPKM."""
     for part in (cell, f"prepared/{cell}", f"truth/{cell}"):
@@ -187,8 +192,9 @@ def _write_cell(
         words=_rule_in_words(),
     )
     say(
-        f"{cell}: {signals['dnase'].total:,} and {signals['h3k27ac'].total:,} reads, {len(element_table):,} elements,"
-        f" {len(link_table):,} links, {len(window_table):,} windows"
+        f"{cell}: {signals['dnase'].total:,} DNase and {signals['h3k27ac'].total:,} H3K27ac reads,"
+        f" {len(element_table):,} elements, {len(link_table):,} links,"
+        f" {len(window_table):,} windows"
     )
     return planted.rpkm
 

@@ -7,12 +7,12 @@ columns that are turned into numbers one by one, so that a bad field can be name
 
 import csv
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ MISSING = frozenset({"", "NA", "N/A", "nan", "NaN", "None", "null", "."})
 _NOT_DATA = ("#", "track ", "track\t", "browser ", "browser\t")
 
 
-def open_text(path: str | os.PathLike) -> TextIO:
+def open_text(path: str | os.PathLike) -> io.TextIOBase:
     """Opens a text file, unpacking gzip and BGZF by content, not by name.
 
     Raises:
@@ -97,7 +97,7 @@ class Table:
         """True where the header names `column`."""
         return column in self.frame.columns
 
-    def where(self, row: int) -> str:
+    def where(self, row: int | np.integer) -> str:
         """The place of a row for an error message: file:line."""
         return f"{self.path}:{self.lines[row]}"
 
@@ -167,7 +167,7 @@ class Table:
 
 
 def parse_integers(
-    texts: list[str], lines: Iterable[int], *, path: str | os.PathLike, name: str
+    texts: list[str], lines: Iterable, *, path: str | os.PathLike, name: str
 ) -> Int64[np.ndarray, " n"]:
     """Turns texts into int64.
 

@@ -174,7 +174,7 @@ def _is_free(edges: tuple[np.ndarray, np.ndarray] | None, position: int) -> bool
     if edges is None:
         return True
     index = int(np.searchsorted(edges[0], position, side="right")) - 1
-    return index < 0 or position >= edges[1][index]
+    return index < 0 or position >= int(edges[1][index])
 
 
 def too_unknown(windows: pd.DataFrame, genome: Genome, *, max_share: float) -> np.ndarray:

@@ -101,6 +101,7 @@ FIELDS: dict[str, Any] = {
             "none", "destroys one thing on purpose", "none", "scrambled_sequence", "permuted_labels"
         ),
         "strands": _one_of("both", "strands of windows in training", "forward", "both"),
+        "shift_bp": _integer(0, "windows move by up to so many bases in training", least=0),
     },
     "features": {
         "schema": _one_of("published", "scalar inputs", "published", "pipeline2026", "log_signals"),
@@ -127,10 +128,15 @@ FIELDS: dict[str, Any] = {
         "activity_window_bp": _integer(256, "window of the activity model, bases", least=16),
         "activity_hidden": _integer(256, "width of the activity head"),
         "activity_dropout": _number(0.1, "dropout of the activity head, share", most=0.99),
+        "activity_encoder_dropout": _number(0.0, "dropout before the activity head, share", most=0.99),
+        "activity_pool": _one_of("flatten", "how positions enter the activity head", "flatten", "mean"),
+        "activity_strands": _one_of(
+            "forward", "strands the activity model averages in prediction", "forward", "both"
+        ),
     },
     "encoder": {
         "source": _one_of(
-            "none", "where the expression model's encoder starts", "none", "pretrain", "directory"
+            "none", "where the model's encoder starts", "none", "pretrain", "directory"
         ),
         "directory": _text("", "an activity model, or a run with fold_1, fold_2, ..."),
         "mode": _one_of(

@@ -20,6 +20,7 @@ from absl import logging
 from epinformer_jax import torch_names, torch_zip
 from epinformer_jax.data import features, folds
 from epinformer_jax.data.elements import ElementRule
+from epinformer_jax.model.functional import Variables
 from epinformer_jax.train import checkpoint
 from epinformer_jax.train.checkpoint import ModelInfo
 
@@ -83,7 +84,28 @@ def convert(
       ValueError: `weights` is no checkpoint or is damaged, holds other tensors than one of these
         networks, or contradicts an argument; `out` exists.
     """
-    weights, out = Path(weights), Path(out)
+    variables, info = read(
+        weights,
+        preset=preset,
+        fold=fold,
+        cell=cell,
+        label=label,
+        mixer_dilations=mixer_dilations,
+    )
+    return checkpoint.save_model(out, variables, info)
+
+
+def read(
+    weights: str | Path,
+    *,
+    preset: str = "published",
+    fold: str | None = None,
+    cell: str | None = None,
+    label: str | None = None,
+    mixer_dilations: tuple[int, ...] | None = None,
+) -> tuple[Variables, ModelInfo]:
+    """What `convert` would save, without saving it; arguments and errors are the same."""
+    weights = Path(weights)
     if preset not in SCHEMAS:
         raise ValueError(f"preset {preset!r} is unknown; known are {', '.join(SCHEMAS)}")
     file = torch_zip.read_torch_file(weights)
@@ -115,7 +137,7 @@ def convert(
         f"{origin.cell or 'unknown cell'}; {file.run_name}; sha256 {digest}; epoch {file.epoch}, "
         f"loss {file.loss:.6g}"
     )
-    return checkpoint.save_model(out, variables, dataclasses.replace(info, source=source))
+    return variables, dataclasses.replace(info, source=source)
 
 
 @functools.cache
@@ -148,8 +170,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
-    """Converts one file and says what it was."""
+def run(args: argparse.Namespace) -> int:
+    """Converts one file, says what it was, and returns the exit code."""
     out = convert(
         args.weights,
         args.out,
@@ -162,6 +184,7 @@ def run(args: argparse.Namespace) -> None:
     _, info = checkpoint.load_model(out)
     tests = ", ".join(info.chromosomes["test"]) or "unknown chromosomes"
     print(f"{out}: {info.model.kind} model, {info.label}, {info.fold or 'no fold'}, tests {tests}")
+    return 0
 
 
 def _named(run_name: str) -> Origin:

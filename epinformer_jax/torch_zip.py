@@ -9,6 +9,8 @@ before anything of it could be imported. Every member is checked against its CRC
 import collections
 import io
 import pickle
+import pickletools
+import re
 import struct
 import zipfile
 import zlib
@@ -22,6 +24,12 @@ MAX_BYTES = 2**31  # a published checkpoint has 2-3 MB; a guard against zip bomb
 _STATE = "model_state_dict"
 _WANTED = "expected a PyTorch checkpoint (a zip)"
 _BYTE_ORDERS = {b"little": "<", b"big": ">"}
+# What a dictionary of tensors is made of in pickle protocol 2; published files use no others.
+_OPCODES = re.compile(
+    "PROTO|STOP|MARK|NONE|NEW(TRUE|FALSE)|BININT[12]?|LONG1|BINFLOAT|BINUNICODE|EMPTY_TUPLE"
+    "|TUPLE[123]?|EMPTY_LIST|APPENDS?|EMPTY_DICT|SETITEMS?|(LONG_)?BIN(PUT|GET)|GLOBAL|REDUCE"
+    "|BUILD|BINPERSID"
+)
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
@@ -201,11 +209,22 @@ def _tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: An
     return np.ndarray(size, storage.dtype, storage, offset * storage.itemsize, steps)
 
 
+def _check_opcodes(content: bytes) -> None:
+    """Refuses a pickle that is cut short or uses more than a dictionary of tensors needs."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if not _OPCODES.fullmatch(opcode.name):
+            raise ValueError(f"it uses {opcode.name}, which published checkpoints do not")
+        if opcode.name == "LONG_BINPUT" and argument > len(content):
+            raise ValueError(f"it numbers an object {argument} in {len(content)} bytes")
+
+
 class _Unpickler(pickle.Unpickler):
     """Turns data.pkl into dictionaries and read-only views of the members."""
 
     def __init__(self, members: Mapping[str, bytes]):
-        super().__init__(io.BytesIO(members["data.pkl"]))
+        content = members["data.pkl"]
+        _check_opcodes(content)
+        super().__init__(io.BytesIO(content))
         self._members = members
         stated = members.get("byteorder", b"little").strip()
         if stated not in _BYTE_ORDERS:

@@ -1,4 +1,6 @@
-"""Contacts: .hic, cooler and text files, balancing, diagonal, scaling, fallback to the power law."""
+"""Contacts: .hic, cooler and text files, balancing, diagonal, scaling, fallback to the power
+law.
+"""
 
 import argparse
 import gzip
@@ -14,7 +16,7 @@ import pytest
 
 from data_prep import contact
 from data_prep.contact import ContactSource, contact_columns, open_contacts
-from data_prep.contact_map import ContactCollector, pixel_keys, repair_diagonal
+from data_prep.contact_map import ContactCollector, ContactMap, pixel_keys, repair_diagonal
 from data_prep.contact_matrices import CoolFile, HicFile
 from data_prep.contact_text import TextContacts, contact_chunks, find_chromosome_file
 from data_prep.power_law import OBSERVED, REFERENCE, PowerLaw
@@ -278,14 +280,16 @@ def test_scaling_and_pseudocount_are_those_of_the_published_table(shared_data):
         sep="\t",
     )
 
-    class Published:
-        def lookup(self, first, second):
+    class Published(ContactMap):
+        """Answers with the published column, whatever is asked."""
+
+        def lookup(self, first_bp, second_bp):
             return table["hic_contact"].to_numpy()
 
     middle = (table["start"] + table["end"]) / 2
     ours = contact_columns(
         ContactSource(),
-        Published(),
+        Published("chr22", 5000, np.zeros(0, np.int64), np.zeros(0), "SCALE"),
         middle_bp=middle.to_numpy(),
         tss=table["TargetGeneTSS"].to_numpy(),
     )
@@ -309,13 +313,10 @@ def test_the_power_law_is_flat_below_5_kb_and_has_the_published_constants():
 
 
 def test_the_pseudocount_stops_growing_at_its_distance():
-    class Empty:
-        def lookup(self, first, second):
-            return np.zeros(len(first))
-
+    empty = ContactMap("chr1", 5000, np.zeros(0, np.int64), np.zeros(0), "SCALE")
     source = ContactSource(pseudocount_distance_bp=50_000)
     middle = np.array([0.0, 50_000.0, 500_000.0])
-    found = contact_columns(source, Empty(), middle_bp=middle, tss=np.zeros(3))
+    found = contact_columns(source, empty, middle_bp=middle, tss=np.zeros(3))
     limit = OBSERVED.contact(np.array([50_000]))[0]
     assert found["hic_pseudocount"].tolist()[:2] == [limit, limit]
     assert found["hic_pseudocount"].iloc[2] == OBSERVED.contact(np.array([500_000.0]))[0]

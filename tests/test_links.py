@@ -1,4 +1,6 @@
-"""Linking: pairs, ABC scores, the rules a gene's elements follow, and the published chr22 tables."""
+"""Linking: pairs, ABC scores, the rules a gene's elements follow, and the published chr22
+tables.
+"""
 
 import argparse
 import json
@@ -9,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep import abc_scores, abc_table, links
+from data_prep import abc_scores, abc_table, linking, links
 from data_prep.annotation import read_annotation
 from data_prep.contact import ContactSource
 from data_prep.intervals import read_regions
@@ -357,7 +359,7 @@ def test_the_command_writes_links_that_the_data_room_reads(tmp_path, capsys):
     tables = ["--putative-out", tmp_path / "all.tsv", "--predicted-out", tmp_path / "abc.tsv"]
     assert run_command(links, *inputs, "--out", out, *tables) == 0
     table = read_links(out)
-    assert tuple(table.columns) == links.LINK_COLUMNS
+    assert tuple(table.columns) == linking.LINK_COLUMNS
     assert len(table) == 4
     assert table["is_self_promoter"].tolist() == [True, False, False, False]
     summary = json.loads((tmp_path / "links.json").read_text())

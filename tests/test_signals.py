@@ -69,6 +69,15 @@ def random_regions(seed=1, number=60, contigs=CONTIGS):
     )
 
 
+def pysam_counts(bam, regions, read_filter):
+    """What pysam counts region by region."""
+    with pysam.AlignmentFile(bam) as handle:
+        return [
+            handle.count(*region, read_callback=lambda read: passes(read, read_filter))
+            for region in regions.itertuples(index=False)
+        ]
+
+
 def passes(read, read_filter):
     """The filter in plain words, for pysam's callback."""
     return not (
@@ -88,11 +97,7 @@ def test_counts_and_total_equal_those_of_pysam(tmp_path, read_filter):
     bam = write_bam(tmp_path / "reads.bam")
     regions = random_regions()
     ours = measure(bam, regions, CountingOptions(read_filter=read_filter))
-    with pysam.AlignmentFile(bam) as handle:
-        wanted = [
-            handle.count(*region, read_callback=lambda read: passes(read, read_filter))
-            for region in regions.itertuples(index=False)
-        ]
+    wanted = pysam_counts(bam, regions, read_filter)
     with pysam.AlignmentFile(bam) as handle:
         total = sum(passes(read, read_filter) for read in handle.fetch(until_eof=True))
     assert ours.values.tolist() == wanted
@@ -119,12 +124,7 @@ def test_a_real_bam_counts_as_pysam_counts_it(shared_data, tmp_path):
     regions = random_regions(contigs={"q": 12_356})
     for read_filter in READ_FILTERS.values():
         ours = measure(bam, regions, CountingOptions(read_filter=read_filter))
-        with pysam.AlignmentFile(bam) as handle:
-            wanted = [
-                handle.count(*region, read_callback=lambda read: passes(read, read_filter))
-                for region in regions.itertuples(index=False)
-            ]
-        assert ours.values.tolist() == wanted
+        assert ours.values.tolist() == pysam_counts(bam, regions, read_filter)
     with pysam.AlignmentFile(bam) as handle:
         assert sum(1 for _ in handle.fetch(until_eof=True)) == 3333
         assert dict(zip(handle.references, handle.lengths, strict=True)) == {"q": 12_356}

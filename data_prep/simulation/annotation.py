@@ -29,7 +29,7 @@ def write_tsv(
 def write_annotation(
     directory: Path, layout: Layout, mrna: dict[str, np.ndarray], rpkm: dict[str, np.ndarray]
 ) -> None:
-    """Writes everything that is not a signal: genes, sizes, blacklist, expression, folds, samples."""
+    """Writes what is no signal: sizes, genes, blacklist, expression, mRNA, folds, samples."""
     sizes = pd.DataFrame({"chrom": CHROMOSOMES, "length": layout.length})
     write_tsv(directory / "chrom.sizes", sizes, header=False)
     write_tsv(directory / "genes.bed", genes_bed(layout), header=False)

@@ -39,26 +39,30 @@ def write_contacts(path: Path, settings: Settings, rule: Rule, layout: Layout, c
     mappable = np.concatenate([_mappable(layout, index) for index in range(len(CHROMOSOMES))])
     pixels = _draw_pixels(rng, rule, layout, mappable)
     shortest = int(layout.length.min()) // BIN_BP
+    work = path.with_suffix(".work")
     for factor in (1, *(coarser for coarser in _COARSER if shortest // coarser >= _FEWEST_BINS)):
-        size = BIN_BP * factor
         target = _coarse_bin(layout, factor)
         usable = np.bincount(target, weights=mappable) / factor >= _LEAST_MAPPABLE
         coarse = pixels if factor == 1 else _coarsen(pixels, target)
-        bins = _bins(layout, size)
+        bins = _bins(layout, BIN_BP * factor)
         bins["weight"] = _balance(coarse, usable)
-        cooler.create_cooler(
-            f"{path}::resolutions/{size}",
-            bins,
-            coarse,
-            ordered=True,
-            mode="a",
-            assembly="simulated",
-        )
-        with h5py.File(path, "r+") as store:
-            store[f"resolutions/{size}"].attrs["creation-date"] = _CREATED
-    with h5py.File(path, "r+") as store:
-        store.attrs["format"] = "HDF5::MCOOL"
-        store.attrs["format-version"] = 2
+        uri = f"{work}::resolutions/{BIN_BP * factor}"
+        cooler.create_cooler(uri, bins, coarse, ordered=True, mode="a", assembly="simulated")
+    _copy_undated(work, path)
+    work.unlink()
+
+
+def _copy_undated(source: Path, target: Path) -> None:
+    """Copies the resolutions into a new .mcool; the time of creation becomes a constant.
+
+    In the same file the old time would stay behind as unused bytes.
+    """
+    with h5py.File(source, "r+") as old, h5py.File(target, "w") as new:
+        new.attrs["format"] = "HDF5::MCOOL"
+        new.attrs["format-version"] = 2
+        for resolution in old["resolutions"].values():
+            resolution.attrs["creation-date"] = _CREATED
+        old.copy("resolutions", new)
 
 
 def _mappable(layout: Layout, index: int) -> np.ndarray:

@@ -21,6 +21,7 @@ _SUMMIT_STEP_BP = (112, 126)
 _SUMMIT_COUNT_SHARES = (0.94, 0.045, 0.015)
 _GENES_PER_BLOCK = 10
 _BLOCK_SHAPE, _LEAST_BLOCK_WEIGHT, _HUB_WEIGHT = 0.8, 0.15, 16.0
+_FEWEST_BLOCKS_WITH_HUB = 5
 _GAP_BP, _BLACKLIST_BP = 5_000, 800
 _SLOT_BP = 16
 _SUMMIT_SLOTS, _PROMOTER_SLOTS = 7, 12
@@ -112,7 +113,7 @@ def _place_genes(settings: Settings) -> tuple[np.ndarray, Genes, np.ndarray]:
 
 
 def _reserve(length: np.ndarray, genes: Genes) -> tuple[np.ndarray, np.ndarray]:
-    """One assembly gap and one blacklisted region a chromosome, in the widest spaces between TSSs."""
+    """One assembly gap and one blacklisted region a chromosome, between far TSSs."""
     gaps, blacklist = [], []
     for index, size in enumerate(length):
         edges = np.concatenate([[4_000], genes.tss[genes.chrom == index], [size - 4_000]])
@@ -155,7 +156,7 @@ def _place_elements(settings, rule, length, genes, block, reserved) -> Elements:
         if chrom[index] != end[0] or centre[index] - end[1] > _ELEMENT_CLEARANCE_BP:
             chosen.append(index)
             end = (chrom[index], last[index])
-    chosen = np.array(chosen)[np.sort(rng.permutation(len(chosen))[:wanted])]
+    chosen = np.array(chosen, np.int64)[np.sort(rng.permutation(len(chosen))[:wanted])]
 
     present = np.arange(3) < summits[chosen, None]
     all_summits = centre[chosen, None] + offset[chosen]
@@ -182,7 +183,7 @@ def _block_weights(genes: Genes, block: np.ndarray, rng: np.random.Generator) ->
         here = genes.chrom == index
         blocks = block[here]
         draw = _LEAST_BLOCK_WEIGHT + rng.gamma(_BLOCK_SHAPE, 1.0, blocks.max() + 1)
-        if index % 4 == 0:
+        if index % 4 == 0 and len(draw) >= _FEWEST_BLOCKS_WITH_HUB:
             draw[len(draw) // 2] = _HUB_WEIGHT
         if index % 4 == 1:
             draw[-1] = 0.0

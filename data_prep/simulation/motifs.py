@@ -1,9 +1,8 @@
 """Motif families of the simulated genome: what a site looks like, planting and finding sites.
 
 A site is 10 bp: an 8 bp core that never varies between two ends that take a strong or a weak base.
-The strength of a site is 1 less 0.2 for each weak end. No core resembles another one, shifted or
-reverse-complemented (at least 4 mismatches on the overlap), so finding a core names its kind and
-strand.
+The strength of a site is 1 less 0.2 for each weak end. No core resembles another one (at least 4
+mismatches, on either strand) or its own reverse complement, so finding one names kind and strand.
 """
 
 from typing import NamedTuple

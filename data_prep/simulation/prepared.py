@@ -5,6 +5,7 @@ RPM), over the element, over TSS +-500 for promoters, and over its own 256 bp fo
 z(log10(RPKM + 0.1)).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -116,7 +117,10 @@ def elements_table(layout: Layout, reads: dict[str, Reads], cell: str) -> pd.Dat
 
 
 def links_table(
-    layout: Layout, settings: Settings, elements: pd.DataFrame, contact_of_pairs
+    layout: Layout,
+    settings: Settings,
+    elements: pd.DataFrame,
+    contact_of_pairs: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
 ) -> pd.DataFrame:
     """links.tsv: every gene x element within the distance limit, sorted by position, then gene.
 

@@ -35,7 +35,7 @@ def draw_bases(layout: Layout, seed: int) -> list[np.ndarray]:
 
 
 def write_fasta(path: Path, layout: Layout, bases: list[np.ndarray], seed: int) -> None:
-    """Writes the genome and its `.fai` index; some stretches in lower case, telomeres and gaps N."""
+    """Writes the genome and its `.fai` index; some stretches in lower case, gaps and ends N."""
     letters = np.frombuffer(b"ACGT", np.uint8)
     with open(path, "wb") as stream_out:
         for index, name in enumerate(CHROMOSOMES):

@@ -153,10 +153,11 @@ def training_curves(
     width, alpha = (1.8, 1.0) if len(histories) == 1 else (1.1, 0.65)
     for name, history in histories.items():
         epoch = history["epoch"].to_numpy()
+        marker = "." if len(epoch) == 1 else ""
         for column, colour in (("train_loss", GREY), ("valid_loss", BLUE)):
             if column in history:
                 loss = history[column].to_numpy(float)
-                loss_axes.plot(epoch, loss, color=colour, linewidth=width, alpha=alpha)
+                loss_axes.plot(epoch, loss, color=colour, lw=width, alpha=alpha, marker=marker)
         score = history["valid_pearson"].to_numpy(float)
         score_axes.plot(epoch, score, color=BLUE, linewidth=width, alpha=alpha)
         best = stated.get(name)
@@ -181,8 +182,11 @@ def training_curves(
     for axes, label in ((loss_axes, "Loss"), (score_axes, "Validation Pearson r")):
         axes.set_xlabel("Epoch")
         axes.set_ylabel(label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.margins(x=0.04, y=0.12)
+        if all(len(history) == 1 for history in histories.values()):
+            only = [history["epoch"].iloc[0] for history in histories.values()]
+            axes.set_xlim(min(only) - 0.5, max(only) + 0.5)
     return figure
 
 
@@ -201,19 +205,19 @@ def comparison_bars(
     axes = figure.add_subplot()
     reach = 0.0
     for row, score in enumerate(scores):
-        if not np.isfinite(score.value):
-            axes.text(0.01, row, "undefined", va="center", fontsize=9, color=GREY)
-            continue
-        axes.barh(row, score.value, height=0.62, color=_COLOUR_OF_KIND[score.kind])
-        ends = [end for end in (score.low, score.high) if np.isfinite(end)]
-        if len(ends) == 2:
-            axes.plot(ends, [row, row], color=DARK, linewidth=1.3)
-        right = max(score.value, 0.0, *ends)
-        reach = max(reach, right)
+        text = "undefined"
+        if np.isfinite(score.value):
+            axes.barh(row, score.value, height=0.62, color=_COLOUR_OF_KIND[score.kind])
+            ends = [end for end in (score.low, score.high) if np.isfinite(end)]
+            if len(ends) == 2:
+                axes.plot(ends, [row, row], color=DARK, linewidth=1.3)
+            reach = max(reach, score.value, *ends)
+            text = f"{score.value:.3f}".replace("-", "\N{MINUS SIGN}")
         axes.annotate(
-            f"{score.value:.3f}",
-            (right, row),
-            xytext=(6, 0),
+            text,
+            (1.0, row),
+            xycoords=("axes fraction", "data"),
+            xytext=(8, 0),
             textcoords="offset points",
             va="center",
             fontsize=9,
@@ -236,7 +240,7 @@ def comparison_bars(
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.invert_yaxis()
-    axes.set_xlim(right=1.12 * reach or 1.0)
+    axes.set_xlim(right=1.03 * reach or 1.0)
     axes.set_xlabel(label)
     return figure
 
@@ -294,7 +298,7 @@ def locus(elements: pd.DataFrame, *, tss: int, title: str = "", strand: str = ""
     start_kb = (elements["start"].to_numpy() - tss) / 1000.0
     end_kb = (elements["end"].to_numpy() - tss) / 1000.0
     middle_kb = (start_kb + end_kb) / 2
-    reach_kb = max(1.08 * np.abs(middle_kb).max(), 5.0)
+    reach_kb = max(1.06 * np.abs(middle_kb).max(), 5.0)
     figure = Figure(figsize=(8.6, 6.0), layout="constrained")
     arcs, *rows = figure.subplots(4, 1, sharex=True, height_ratios=[3.0, 1, 1, 1])
     attention = elements["attention"].to_numpy(float)
@@ -342,10 +346,10 @@ def _draw_arcs(axes: Axes, start_kb, end_kb, attention, norm: Normalize, reach_k
             )
         )
         axes.add_patch(
-            Rectangle((middle - box / 2, -0.05), box, 0.05, facecolor=colour, edgecolor="none")
+            Rectangle((middle - box / 2, -0.06), box, 0.06, facecolor=DARK, edgecolor="none")
         )
     axes.set_ylim(-0.24, 1.06)
-    axes.axhline(-0.05, color=DARK, linewidth=0.8, zorder=0)
+    axes.axhline(-0.03, color=DARK, linewidth=0.8, zorder=0)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.spines["bottom"].set_visible(False)

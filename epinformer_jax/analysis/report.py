@@ -137,7 +137,8 @@ def headline(run: Run) -> str:
 def _header(run: Run) -> str:
     facts = [
         f"{run.task.capitalize()} model",
-        f"label {run.label}" + (f" ({run.unit})" if run.unit else ""),
+        (f"label {run.label}" if run.label else "label not recorded")
+        + (f" ({run.unit})" if run.unit else ""),
         f"{run.scores['model']['n']:,} {run.things}",
         _plural(len(run.fold_scores), "fold"),
         *(f"data set of {kind} {value[:12]}" for kind, value in sorted(run.fingerprints.items())),
@@ -182,7 +183,9 @@ def _predictors(run: Run) -> str:
     ceiling = number(run.ceiling)
     notes = [f"Brackets: 95 % intervals, {_resampling(run.scores['model'])}."]
     if np.isfinite(ceiling):
-        notes.append(f"No predictor can pass r {ceiling:.3f}, the noise ceiling of the labels.")
+        notes.append(
+            f"Noise ceiling: the labels let no predictor expect more than r {ceiling:.3f}."
+        )
     if TRAINING_MEAN in scores and len(run.fold_scores) > 1:
         notes.append(
             "The training mean differs only from fold to fold, so its correlation means nothing; "
@@ -240,18 +243,27 @@ def _folds(run: Run) -> str:
         model, rival = scores["model"], scores.get(best)
         difference = _value(model, "pearson") - (_value(rival, "pearson") if rival else np.nan)
         splits = run.predictions.loc[run.predictions["fold"] == name, "split"]
-        cells = [escape(name), f"{model['n']:,}", escape(", ".join(natural_order(splits)) or "–")]
+        cells = [
+            escape(name.removeprefix("fold_")),
+            f"{model['n']:,}",
+            escape(", ".join(natural_order(splits)) or "–"),
+        ]
         cells += [score_cell(model["pearson"]), score_cell(rival["pearson"]) if rival else "–"]
         cells += [escape(number_text(difference, signed=True)), score_cell(model["mse"])]
-        cells += [score_cell(model.get(f"calibration_{part}")) for part in ("slope", "intercept")]
+        for part in ("slope", "intercept"):
+            interval = model.get(f"calibration_{part}")
+            cells.append(number_text(number(interval["value"])) if interval else "–")
         if has_encoder:
             encoder = run.folds[name].encoder_score if name in run.folds else None
-            cells.append(score_cell(encoder["pearson"]) if encoder else "–")
+            cells.append(number_text(_value(encoder, "pearson")) if encoder else "–")
         rows.append(("", cells))
         rival_score = _score(rival, best, "best") if rival else None
         pairs[name] = (_score(model, "model", "model"), rival_score)
     resampling = sorted({_resampling(run.fold_scores[name]["model"]) for name in names})
-    note = f"Brackets: 95 % intervals, {'; or '.join(resampling)}."
+    note = (
+        f"Brackets: 95 % intervals, {'; or '.join(resampling)}. Slope and intercept are those of "
+        "measured on predicted."
+    )
     parts = ["<h2>Fold by fold</h2>", html_table(header, rows, text_columns=(0, 2))]
     parts.append(f'<p class="note">{escape(note)}</p>')
     if len(names) > 1:
@@ -298,7 +310,8 @@ def _locus(run: Run) -> str:
     )
     caption = (
         f"{title} ({gene['gene_id']}), {len(elements)} elements, tested by {gene['fold']}: "
-        f"measured {number_text(gene['measured'])}, predicted {number_text(gene['prediction'])}. "
+        f"measured {number_text(number(gene['measured']))}, "
+        f"predicted {number_text(number(gene['prediction']))}. "
         "Arcs: attention of the promoter to each element, mean of heads and layers. "
         f"{run.locus.choice}"
     )

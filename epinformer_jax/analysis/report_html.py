@@ -28,9 +28,9 @@ p { margin: .5rem 0; }
   background: #fdf4ee; }
 .note, figcaption { color: #57606a; font-size: .88rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem;
+table { border-collapse: collapse; width: 100%; font-size: .88rem;
   font-variant-numeric: tabular-nums; }
-th, td { padding: .38rem .6rem; text-align: right; vertical-align: top; white-space: nowrap;
+th, td { padding: .38rem .5rem; text-align: right; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid #e6e8ec; }
 th { font-weight: 600; border-bottom: 1px solid #8a8f98; }
 th.text, td.text { text-align: left; white-space: normal; }
@@ -61,15 +61,12 @@ def escape(value: Any) -> str:
 
 
 def number_text(value: float, *, signed: bool = False) -> str:
-    """Three decimals, or two digits of what is smaller; a true minus sign."""
+    """Three decimals, none from 1,000 on; a true minus sign, and none before a zero."""
     if not np.isfinite(value):
         return "undefined"
+    rounded = round(value, 3) + 0.0  # -0.0 becomes 0.0
     sign = "+" if signed else ""
-    text = f"{value:{sign}.3f}"
-    if value and abs(value) < 0.001:
-        text = f"{value:{sign}.1e}"
-    if abs(value) >= 1000:
-        text = f"{value:{sign},.0f}"
+    text = f"{rounded:{sign}.3f}" if abs(value) < 1000 else f"{value:{sign},.0f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 

@@ -104,7 +104,7 @@ def load_run(run_dir: str | os.PathLike) -> Run:
         directory=directory,
         name=str(known.get("name") or config.get("name") or directory.resolve().name),
         task=task,
-        label=str(known.get("label") or data.get(label_key) or "label"),
+        label=str(known.get("label") or data.get(label_key) or ""),
         unit=str(data.get("label_unit") or "") if task == "expression" else "",
         control=_control(known, data),
         predictions=predictions,

@@ -9,6 +9,8 @@ import dataclasses
 from typing import Any, Literal
 
 Statistics = Literal["padded", "real"]
+Pool = Literal["flatten", "mean"]
+Strands = Literal["forward", "both"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,10 @@ class ActivityConfig:
 
     Two released variants differ: `hidden` 0 is a single linear map, and `mixer_*` are convolutions
     between encoder and head that keep the length.
+
+    Not published, for small data sets: `pool` mean gives the head each channel's mean over positions instead of every
+    position, so that a motif counts the same wherever it stands; `encoder_dropout` acts on what leaves the encoder, in
+    training; with `strands` both, evaluation is the mean of a sequence and its reverse complement.
     """
 
     encoder: EncoderConfig = EncoderConfig()
@@ -45,6 +51,9 @@ class ActivityConfig:
     mixer_dilations: tuple[int, ...] = ()
     hidden: int = 256
     dropout: float = 0.1
+    pool: Pool = "flatten"
+    encoder_dropout: float = 0.0
+    strands: Strands = "forward"
     compute_dtype: str = "float32"
     kind: Literal["activity"] = "activity"
 

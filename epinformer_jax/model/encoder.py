@@ -126,6 +126,12 @@ def groups_of(rows: list[Rows], window_bp: int) -> list[Group]:
     ]
 
 
+def other_strand(group: Group) -> Group:
+    """The reverse complements of rows of bases at full width (channels are A, C, G, T, so both axes turn around)."""
+    width = group.x.shape[1]
+    return group._replace(x=group.x[:, ::-1, ::-1], offset=width - group.offset - group.length)
+
+
 def paste(group: Group, background: Background | None) -> Float[Array, "N L C"]:
     """Rows at full length: the window's values with the background on either side."""
     if background is None or group.x.shape[1] == background.x.shape[1]:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from epinformer_jax.model import layers
 from epinformer_jax.model.architecture import ActivityConfig, ExpressionConfig
-from epinformer_jax.model.encoder import Background, Encoder, Group, paste
+from epinformer_jax.model.encoder import Background, Encoder, Group, other_strand, paste
 
 
 class Mixer(nnx.Module):
@@ -38,7 +38,7 @@ class ActivityHead(nnx.Module):
     """Two hidden layers (none when `hidden` is 0) with BatchNorm, ReLU and dropout, one output."""
 
     def __init__(self, config: ActivityConfig, *, rngs: nnx.Rngs):
-        positions = config.window_bp // config.encoder.stride
+        positions = config.window_bp // config.encoder.stride if config.pool == "flatten" else 1
         inputs = positions * (config.encoder.channels + config.mixer_channels)[-1]
         self.rate = config.dropout
         self.count = 2 if config.hidden else 0
@@ -71,13 +71,23 @@ class Activity(nnx.Module):
 
     def __call__(self, group: Group, *, train: bool, key=None) -> Float[Array, "N"]:
         """Predictions for rows of full width; `key` draws dropout, None switches it off."""
-        dtype = self.config.compute_dtype
-        (group,), _ = self.encoder([group], None, train=train, dtype=dtype)
+        prediction = self._one_strand(group, train=train, key=key)
+        if self.config.strands == "forward" or train:
+            return prediction
+        return (prediction + self._one_strand(other_strand(group), train=False, key=None)) / 2
+
+    def _one_strand(self, group: Group, *, train: bool, key) -> Float[Array, "N"]:
+        config = self.config
+        encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
+        (group,), _ = self.encoder([group], None, train=train, dtype=config.compute_dtype)
         x = group.x
-        if self.config.mixer_channels:
-            x = self.mixer(x, group.row_weight, train=train, dtype=dtype)
-        flat = x.reshape(x.shape[0], -1)
-        return self.head(flat, group.row_weight, train=train, key=key, dtype=dtype)
+        if config.mixer_channels:
+            x = self.mixer(x, group.row_weight, train=train, dtype=config.compute_dtype)
+        x = jnp.mean(x, axis=1) if config.pool == "mean" else x.reshape(x.shape[0], -1)
+        x = layers.dropout(x, config.encoder_dropout, encoder_key)
+        return self.head(
+            x, group.row_weight, train=train, key=head_key, dtype=config.compute_dtype
+        )
 
 
 class Summary(nnx.Module):

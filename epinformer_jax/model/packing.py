@@ -7,6 +7,7 @@ dense computation. The host side, which lays batches out, is data/batches.py; no
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
@@ -79,6 +80,17 @@ def expand(rows: PackedRows, *, unknown: float, dtype=jnp.float32) -> Rows:
     return Rows(bases, rows.weight.astype(dtype), rows.offset, rows.length)
 
 
+def shifted(rows: Rows, by: Int[Array, "N"]) -> Rows:
+    """Rows moved `by` bases to the right; bases that leave the window are lost, padding enters on the other side."""
+    width = rows.x.shape[1]
+    source = jnp.arange(width)[None] - by[:, None]
+    inside = (source >= 0) & (source < width)
+    moved = jnp.take_along_axis(rows.x, jnp.clip(source, 0, width - 1)[..., None], axis=1)
+    first = jnp.clip(rows.offset + by, 0, width)
+    end = jnp.clip(rows.offset + by + rows.length, 0, width)
+    return rows._replace(x=moved * inside[..., None], offset=first, length=end - first)
+
+
 def embed_genes(
     model: Expression, batch: PackedGenes, *, train: bool, train_encoder: bool, unknown: float
 ) -> Float[Array, "B S D"]:
@@ -109,9 +121,18 @@ def express(
 
 
 def activate(
-    model: Activity, batch: PackedWindows, *, train: bool, key=None, unknown: float
+    model: Activity,
+    batch: PackedWindows,
+    *,
+    train: bool,
+    key=None,
+    unknown: float,
+    shift_bp: int = 0,
 ) -> Float[Array, "N"]:
-    """log activity of a packed batch of windows."""
+    """log activity of a packed batch of windows; with `key`, rows first move by up to `shift_bp` bases either way."""
     rows = expand(batch.rows, unknown=unknown, dtype=model.head.output.kernel.dtype)
+    if key is not None and shift_bp:
+        shift_key, key = jax.random.split(key)
+        rows = shifted(rows, jax.random.randint(shift_key, rows.offset.shape, -shift_bp, shift_bp + 1))
     (group,) = groups_of([rows], model.config.window_bp)
     return model(group, train=train, key=key)

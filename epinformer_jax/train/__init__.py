@@ -1,1 +1,1 @@
-"""Training and evaluation: losses, loop, checkpoints, metrics, scalar baselines and cross-validation."""
+"""Training and evaluation: losses, loop, checkpoints, metrics, baselines, cross-validation."""

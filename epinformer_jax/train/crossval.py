@@ -158,7 +158,10 @@ def _folds(config, loaded) -> list[Fold]:
 
 def _train_activity(config, fold: Fold, windows: Windows, directory: Path, run_id: str):
     model = activity_config(config)
-    objective = tasks.Objective(model, config.pretrain.loss)
+    objective = tasks.Objective(model, config.pretrain.loss, shift_bp=config.data.shift_bp)
+    start = functional.init(model, seed=config.seed)
+    if config.task == "activity" and config.encoder.source == "directory":
+        start = functional.transplant_encoder(_encoder_from(config, fold), start)
     parts = {role: windows.data.where(getattr(fold, role)) for role in ("train", "valid", "test")}
     info = ModelInfo(
         model=model,
@@ -173,7 +176,7 @@ def _train_activity(config, fold: Fold, windows: Windows, directory: Path, run_i
         config.pretrain,
         config.seed,
         objective,
-        functional.init(model, seed=config.seed),
+        start,
         windows,
         parts,
         directory,
@@ -249,6 +252,11 @@ def _encoder_weights(config, fold, windows, directory, run_id) -> Variables | No
         folder = directory / "encoder"
         folder.mkdir(exist_ok=True)
         return _train_activity(config, fold, windows, folder, run_id)[0]
+    return _encoder_from(config, fold)
+
+
+def _encoder_from(config, fold: Fold) -> Variables:
+    """The encoder of config.encoder.directory: of this fold where it has folds, after the check for leakage."""
     folder = Path(config.encoder.directory)
     if (folder / fold.name).is_dir():
         folder = folder / fold.name
@@ -324,6 +332,9 @@ def activity_config(config: ml_collections.ConfigDict) -> ActivityConfig:
         window_bp=m.activity_window_bp,
         hidden=m.activity_hidden,
         dropout=m.activity_dropout,
+        pool=m.activity_pool,
+        encoder_dropout=m.activity_encoder_dropout,
+        strands=m.activity_strands,
         compute_dtype=m.compute_dtype,
     )
 

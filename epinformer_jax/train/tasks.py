@@ -32,12 +32,14 @@ class Objective:
       encoder: `tuned` trains it; `frozen` keeps its weights and its BatchNorm in evaluation mode; `frozen_as_published`
         keeps its weights only: BatchNorm goes on using and updating batch statistics, as the original does (spec 4.3).
       unknown_base: value of each channel at an unknown base.
+      shift_bp: in training of the activity model each sequence moves by up to so many bases, drawn anew each step.
     """
 
     model: ModelConfig
     loss: str
     encoder: EncoderMode = "tuned"
     unknown_base: float = 0.25
+    shift_bp: int = 0
 
 
 def smooth_l1(prediction: Values, target: Values, weight: Values) -> Float[Array, ""]:
@@ -90,7 +92,14 @@ def loss(
                 train_encoder=train_encoder,
                 unknown=objective.unknown_base,
             )[0]
-        return packing.activate(model, packed, train=True, key=key, unknown=objective.unknown_base)
+        return packing.activate(
+            model,
+            packed,
+            train=True,
+            key=key,
+            unknown=objective.unknown_base,
+            shift_bp=objective.shift_bp,
+        )
 
     prediction, stats = functional.run(objective.model, variables, call)
     weight = _weight(packed).astype(prediction.dtype)

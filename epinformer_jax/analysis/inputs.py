@@ -1,0 +1,181 @@
+"""Genes for a trained model: from tables and a FASTA, or from a data set that was built.
+
+Both ways end in the one record of data.records. The element rule is the model's own, and what it
+leaves out is kept, with the reason.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from jaxtyping import UInt8
+
+from epinformer_jax.data import elements, features, records, tables
+from epinformer_jax.data.batches import Sequences
+from epinformer_jax.data.elements import ElementRule
+from epinformer_jax.data.features import FeatureSchema
+from epinformer_jax.data.genome import Genome
+from epinformer_jax.data.loader import GeneSet
+from epinformer_jax.data.records import GeneExample
+
+_KNOWN_COLUMNS = {*tables.GENE_COLUMNS, *tables.OPTIONAL_GENE_SIGNALS, "gene_name"}
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneInputs:
+    """Genes with their elements and signals, on no model's scale yet.
+
+    Attributes:
+      examples: the records.
+      link_signal_names, gene_signal_names: what the columns of their signals are.
+      dropped: links left out: gene_id, chrom, start, end, reason.
+      carried: the table's other columns, by gene_id.
+    """
+
+    examples: list[GeneExample]
+    link_signal_names: tuple[str, ...]
+    gene_signal_names: tuple[str, ...]
+    dropped: pd.DataFrame
+    carried: pd.DataFrame
+
+    @property
+    def splits(self) -> list[str]:
+        """The split (chromosome) of each gene."""
+        return [example.split for example in self.examples]
+
+
+def from_tables(
+    genes: str | os.PathLike | pd.DataFrame,
+    links: str | os.PathLike | pd.DataFrame | None,
+    genome: Genome,
+    *,
+    rule: ElementRule,
+    promoter_bp: int = 2000,
+    split_of: Mapping[str, str] | None = None,
+) -> GeneInputs:
+    """Reads genes.tsv and links.tsv (or takes their frames) and cuts the sequences out of a genome.
+
+    `split_of` says as which chromosome a contig counts; its own name without that. Without `links`
+    genes have no elements. Sequence past a contig's end is unknown.
+
+    Raises:
+      ValueError: a table is wrong, a contig is unknown, or a position lies beyond its contig's end;
+        names file and line.
+    """
+    frame = genes if isinstance(genes, pd.DataFrame) else tables.read_genes(genes, labels=())
+    if links is None:
+        numbers = ("start", "end", "distance", *tables.LINK_SIGNALS)
+        columns = {name: pd.Series(dtype=str) for name in ("gene_id", "chrom")}
+        links = pd.DataFrame(columns | {name: pd.Series(dtype=np.int64) for name in numbers})
+    elif not isinstance(links, pd.DataFrame):
+        links = tables.read_links(links, frame)
+    _check_places(frame, "tss", genome)
+    _check_places(links, "start", genome)
+    kept, dropped = elements.select(links, rule)
+    optional = [name for name in tables.OPTIONAL_LINK_SIGNALS if name in kept]
+    link_names = (*tables.LINK_SIGNALS, *optional)
+    optional = [name for name in tables.OPTIONAL_GENE_SIGNALS if name in frame]
+    gene_names = (*tables.GENE_SIGNALS, *optional)
+    rows_of_gene = kept.groupby("gene_id", sort=False).indices
+    nothing = np.empty(0, np.int64)
+    examples = []
+    for gene in frame.to_dict("records"):
+        own = kept.iloc[rows_of_gene.get(gene["gene_id"], nothing)]
+        split = (split_of or {}).get(gene["chrom"], gene["chrom"])
+        signals = np.array([gene[name] for name in gene_names], np.float32)
+        link_signals = own[list(link_names)].to_numpy(np.float32)
+        examples.append(
+            _example(gene, split, own, link_signals, signals, genome, rule, promoter_bp)
+        )
+    carried = frame.set_index("gene_id")[[name for name in frame if name not in _KNOWN_COLUMNS]]
+    columns = ["gene_id", "chrom", "start", "end", "reason"]
+    return GeneInputs(examples, link_names, gene_names, dropped[columns], carried)
+
+
+def from_dataset(directory: str | os.PathLike, *, rule: ElementRule) -> GeneInputs:
+    """Reads a genes data set that was built with the same element rule.
+
+    Raises:
+      ValueError: it holds windows, or was built with another rule.
+    """
+    manifest, examples = records.read_dataset(directory)
+    if manifest.kind != "genes":
+        raise ValueError(f"{directory} holds {manifest.kind}, expected genes")
+    built = ElementRule.from_dict(manifest.element_rule)
+    if built != rule:
+        raise ValueError(f"{directory} was built with {built}, but the model needs {rule}")
+    nothing = pd.DataFrame(columns=["gene_id", "chrom", "start", "end", "reason"])
+    labels = np.stack([example.labels for example in examples])
+    ids = pd.Index([example.gene_id for example in examples], name="gene_id")
+    carried = pd.DataFrame(labels, index=ids, columns=list(manifest.label_names))
+    return GeneInputs(
+        examples, manifest.link_signal_names, manifest.gene_signal_names, nothing, carried
+    )
+
+
+def on_scale_of(inputs: GeneInputs, schema: FeatureSchema, max_elements: int) -> GeneSet:
+    """The genes as a model takes them: features in its order and scale, its nearest elements.
+
+    Labels are zeros.
+
+    Raises:
+      ValueError: a signal that the model needs is missing.
+    """
+    keep = max_elements if schema.use_elements else 0
+    names = inputs.link_signal_names, inputs.gene_signal_names
+    sequences, links, genes = [], [], []
+    for example in inputs.examples:
+        count = min(keep, len(example.element_length))
+        sequences.append(Sequences([example.promoter, *element_codes(example)[:count]]))
+        links.append(features.link_array(schema, example, *names)[: 1 + count])
+        genes.append(features.gene_array(schema, example, inputs.gene_signal_names))
+    labels = np.zeros(len(inputs.examples), np.float32)
+    return GeneSet(inputs.examples, sequences, links, np.stack(genes), labels)
+
+
+def element_codes(example: GeneExample) -> list[UInt8[np.ndarray, "_"]]:
+    """The sequence of each element, cropped to the window."""
+    return np.split(example.element_sequence, np.cumsum(example.element_length)[:-1])[
+        : len(example.element_length)
+    ]
+
+
+def _example(gene, split, links, link_signals, signals, genome, rule, promoter_bp) -> GeneExample:
+    chrom, tss, half = gene["chrom"], int(gene["tss"]), promoter_bp // 2
+    starts, ends = (links[name].to_numpy(np.int64) for name in ("start", "end"))
+    bounds = [
+        elements.crop(int(s), int(e), rule.window_bp) for s, e in zip(starts, ends, strict=True)
+    ]
+    codes = [genome.fetch(chrom, start, end) for start, end in bounds]
+    return GeneExample(
+        gene_id=gene["gene_id"],
+        gene_name=gene["gene_name"],
+        chrom=chrom,
+        split=split,
+        tss=tss,
+        strand=gene["strand"],
+        promoter=genome.fetch(chrom, tss - half, tss + half),
+        element_start=starts,
+        element_end=ends,
+        element_length=np.array([len(part) for part in codes], np.int32),
+        element_sequence=np.concatenate([np.empty(0, np.uint8), *codes]),
+        distance_bp=links["distance"].to_numpy(np.int64),
+        link_signals=link_signals,
+        gene_signals=signals,
+        labels=np.empty(0, np.float32),
+    )
+
+
+def _check_places(frame: pd.DataFrame, column: str, genome: Genome) -> None:
+    for row, (chrom, position) in enumerate(zip(frame["chrom"], frame[column], strict=True)):
+        try:
+            length = genome.require(chrom)
+        except ValueError as error:
+            raise ValueError(f"{tables.where(frame, row)}: {error}") from None
+        if position >= length:
+            raise ValueError(
+                f"{tables.where(frame, row)}: {column} {position} is beyond the end of {chrom} "
+                f"({length} bp in {genome.path}); is the FASTA of another assembly?"
+            )
