@@ -32,15 +32,23 @@ def get_config():
     config.model.hidden = 64
     config.model.activity_hidden = 64
 
+    config.model.statistics = "real"
+
+    config.data.flip = True
+    config.data.shift_bp = 12
     config.encoder.source = "pretrain"
     config.encoder.mode = "tuned"
-    config.pretrain.batch_size = 128
+    config.pretrain.batch_size = 64
     config.pretrain.epochs = 8
-    config.pretrain.patience_epochs = 3
-    config.pretrain.learning_rate = 2e-3
+    config.pretrain.patience_epochs = 0
+    config.pretrain.learning_rate = 1e-3
+    config.pretrain.schedule = "cosine"
+    config.train.layouts = 1
     config.train.batch_size = 16
-    config.train.epochs = 20
-    config.train.patience_epochs = 6
-    config.train.learning_rate = 1e-3
+    config.train.epochs = 10
+    config.train.patience_epochs = 0
+    config.train.learning_rate = 1.5e-3
+    config.train.weight_decay = 0.1
+    config.train.schedule = "cosine"
     config.train.score = "pearson"
     return config.lock()

@@ -86,6 +86,13 @@ def _sequences() -> ModuleType:
     return sequences
 
 
+def _run() -> ModuleType:
+    """prepare every cell type of samples.tsv by one config, from raw files to TFRECORDs"""
+    from data_prep import pipeline
+
+    return pipeline
+
+
 # Command -> function that imports its module; the function's docstring is the line in the overview.
 COMMANDS: dict[str, Callable[[], ModuleType]] = {
     "simulate": _simulate,
@@ -99,6 +106,7 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
     "check": _check,
     "mpra": _mpra,
     "sequences": _sequences,
+    "run": _run,
 }
 PROGRAM = "python -m data_prep"
 

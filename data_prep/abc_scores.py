@@ -139,9 +139,7 @@ def is_predicted_link(
     *,
     threshold: float,
 ) -> np.ndarray:
-    """The ABC pipeline's links: elements other than promoters at or above the threshold, and
-    self-promoters.
-    """
+    """The ABC pipeline's links: non-promoters at or above the threshold, and self-promoters."""
     return ((element_class != PROMOTER) & (scores >= threshold)) | is_self
 
 

@@ -1,4 +1,4 @@
-"""The EnhancerPredictionsAllPutative table: 27 columns, one row a pair (spec 2.4)."""
+"""The EnhancerPredictionsAllPutative table: 27 columns, one row a pair."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Genes and their TSS from a gene BED, a GTF or a genes.tsv (spec 2.5).
+"""Genes and their TSS from a gene BED, a GTF or a genes.tsv.
 
 GTF is 1-based with closed ends; it is turned into 0-based half-open here. A minus-strand gene's TSS
 is end - 1 (`end-1`) or, as in the original's tables, end (`bed-end`).
@@ -23,9 +23,7 @@ _ATTRIBUTE = re.compile(r'(\w+) "([^"]*)"|(\w+) ([^";]+)')
 
 
 class Annotation(NamedTuple):
-    """Genes (GENE_COLUMNS; start, end and gene_type only where the file has them) and those left
-    out.
-    """
+    """Genes (GENE_COLUMNS; start, end, gene_type where the file has them) and those left out."""
 
     genes: pd.DataFrame
     dropped: pd.DataFrame

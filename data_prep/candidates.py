@@ -1,5 +1,4 @@
-"""Candidate elements from peaks: strongest summits, extended, merged, without blacklisted places
-(spec 2.1).
+"""Candidate elements from peaks: strongest summits, extended, merged, blacklist taken out.
 
     python -m data_prep candidates --peaks K562.narrowPeak.gz --contigs hg38.chrom.sizes \\
         --blacklist hg38.blacklist.bed --genes genes.bed --out elements.tsv.gz

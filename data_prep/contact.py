@@ -29,7 +29,8 @@ from epinformer_jax.data.chromosomes import natural_order
 
 DESCRIPTION = "contacts of .hic, .cool or bedpe files, normalised, as one text file a chromosome"
 POWER_LAW = "power law"
-_MATRIX_ENDINGS = (".cool", ".mcool")
+_HIC_ENDING = ".hic"
+_COOLER_ENDINGS = (".cool", ".mcool")
 
 
 @runtime_checkable
@@ -138,7 +139,7 @@ def contact_columns(
     middle_bp: Real[np.ndarray, " pairs"],
     tss: Real[np.ndarray, " pairs"],
 ) -> pd.DataFrame:
-    """The contact columns of the putative table for pairs of one chromosome (spec 2.3).
+    """The contact columns of the putative table for pairs of one chromosome.
 
     powerlaw_contact, powerlaw_contact_reference, hic_contact, hic_contact_pl_scaled,
     hic_pseudocount, hic_contact_pl_scaled_adj (the hic ones NaN without contacts), and two that
@@ -166,6 +167,11 @@ def contact_columns(
     return pd.DataFrame(columns | {"contact": hic, "abc_contact": scaled + pseudocount})
 
 
+def is_matrix(place: str) -> bool:
+    """True for .hic, .cool and .mcool files and for cooler URIs, by their names."""
+    return "::" in place or place.lower().endswith((_HIC_ENDING, *_COOLER_ENDINGS))
+
+
 def open_contacts(
     place: str,
     *,
@@ -173,8 +179,7 @@ def open_contacts(
     normalisations: Sequence[str] | None = None,
     divide_by_row_sum: bool = False,
 ) -> ContactFile:
-    """Opens contacts by what `place` is: .hic, .cool, .mcool, a folder, a text file, or
-    chr22=FILE,...
+    """Opens contacts: .hic, .cool, .mcool, a folder, a text file, or chr22=FILE,...
 
     `normalisations` is the order in which balancing is tried; `divide_by_row_sum` concerns text
     only.
@@ -185,9 +190,9 @@ def open_contacts(
     options: dict[str, Any] = {"resolution_bp": resolution_bp}
     if normalisations:
         options["normalisations"] = normalisations
-    if place.lower().endswith(".hic"):
+    if place.lower().endswith(_HIC_ENDING):
         return contact_matrices.HicFile(place, **options)
-    if "::" in place or place.lower().endswith(_MATRIX_ENDINGS):
+    if is_matrix(place):
         return contact_matrices.CoolFile(place, **options)
     files = None
     if "=" in place and not os.path.exists(place):
@@ -280,19 +285,20 @@ def run(args: argparse.Namespace) -> int:
     """
     if not args.contact:
         raise ValueError("--contact is missing; give a .hic, .cool, .mcool or bedpe file")
-    source = contact_source(args)
-    is_text = isinstance(source.file, TextContacts)
-    if is_text and not args.divide_by_row_sum:
+    lines: list[str] = []
+    if os.path.isfile(args.contact) and not is_matrix(args.contact) and not args.divide_by_row_sum:
         counts = export_text(
             args.contact, args.out, resolution_bp=args.contact_resolution, overwrite=args.overwrite
         )
     else:
+        source = contact_source(args)
         counts = export_maps(
             source, args.out, max_distance_bp=args.max_distance, overwrite=args.overwrite
         )
+        lines = source.describe()
     for chrom, count in counts.items():
         print(f"{chrom}: {count:,} contacts")
-    for line in [] if is_text else source.describe():
+    for line in lines:
         print(line)
     print(f"wrote {args.out}")
     return 0

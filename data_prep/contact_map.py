@@ -38,9 +38,7 @@ class ContactMap:
     def lookup(
         self, first_bp: Real[np.ndarray, " pairs"], second_bp: Real[np.ndarray, " pairs"]
     ) -> Float64[np.ndarray, " pairs"]:
-        """Contact of the bins that hold two positions, in either order; 0 where there is no
-        pixel.
-        """
+        """Contact of the bins that hold two positions, in either order; 0 without a pixel."""
         bins1 = np.floor_divide(first_bp, self.resolution_bp).astype(np.int64)
         bins2 = np.floor_divide(second_bp, self.resolution_bp).astype(np.int64)
         wanted = pixel_keys(np.minimum(bins1, bins2), np.maximum(bins1, bins2))
@@ -62,9 +60,7 @@ def pixel_keys(bins1: Int64[np.ndarray, " n"], bins2: Int64[np.ndarray, " n"]) -
 
 
 class ContactCollector:
-    """Takes the pixels of one chromosome in any number of batches and makes a ContactMap of
-    them.
-    """
+    """Takes the pixels of one chromosome in batches and makes a ContactMap of them."""
 
     def __init__(self, *, resolution_bp: int, max_distance_bp: int):
         if resolution_bp < 1:

@@ -65,8 +65,7 @@ class HicFile:
         max_distance_bp: int,
         tss_contribution_percent: float = 100.0,
     ) -> ContactMap | None:
-        """Reads one chromosome by the first normalisation that has values there; None without
-        contacts.
+        """One chromosome by the first normalisation that has values there; None without contacts.
 
         Raises:
           ValueError: the file is damaged.
@@ -170,9 +169,7 @@ class CoolFile:
         max_distance_bp: int,
         tss_contribution_percent: float = 100.0,
     ) -> ContactMap | None:
-        """Reads one chromosome by the first weights that have values there; None without
-        contacts.
-        """
+        """One chromosome by the first weights that have values there; None without contacts."""
         first, last = map(int, self._cooler.extent(contig))
         bins = self._cooler.bins()[first:last]
         for name in self._normalisations:

@@ -18,6 +18,7 @@ from data_prep.text_input import numbered_lines, open_text, parse_integers, spli
 
 _ENDINGS = (".tsv", ".bed", ".txt", ".avg", ".RAWobserved", ".KRnorm", "")
 _CHUNK_ROWS = 2_000_000
+_MAX_FILE_BYTES = 1_000_000_000
 # Columns of chrom, x1, x2 and contact by the number of columns; chrom2 must equal chrom.
 _LAYOUTS = {
     3: (None, 0, 1, 2, None),
@@ -44,7 +45,7 @@ class TextContacts:
         A folder made by `python -m data_prep contact` says its own resolution, which must agree.
 
         Raises:
-          ValueError: nothing there, or another resolution.
+          ValueError: nothing there, another resolution, or one file of more than 1 GB.
         """
         self.path = os.fspath(path)
         self.resolution_bp = resolution_bp
@@ -55,13 +56,16 @@ class TextContacts:
         place = Path(path)
         if not place.exists():
             raise ValueError(f"{path}: no such file or folder of contacts")
+        if place.is_file() and place.stat().st_size > _MAX_FILE_BYTES:
+            raise ValueError(
+                f"{path}: has {place.stat().st_size / 1e9:.1f} GB and would be read once for every "
+                "chromosome; cut it up first: python -m data_prep contact --contact FILE --out DIR"
+            )
         if place.is_dir() and (place / MANIFEST).is_file():
             self._check_manifest(place / MANIFEST)
 
     def contigs(self) -> dict[str, None]:
-        """Names of the chromosomes where files are given by name; else none are known
-        beforehand.
-        """
+        """Names of the chromosomes where files are given by name; else none are known."""
         return dict.fromkeys(self._files)
 
     def read(
@@ -128,8 +132,7 @@ class TextContacts:
 
 
 def find_chromosome_file(place: str | os.PathLike, contig: str) -> Path | None:
-    """The file of a chromosome in a folder (its own or a subfolder), or `place` itself if it is a
-    file.
+    """The file of a chromosome in a folder or its subfolder, or `place` itself if it is a file.
 
     Tried with and without `chr`, plain and gzip: chr1.tsv, .bed, .txt, .avg, .RAWobserved, .KRnorm.
     """

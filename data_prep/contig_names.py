@@ -14,8 +14,7 @@ _MITOCHONDRION = {"chrM": "MT", "MT": "chrM", "M": "chrM"}
 
 
 def read_contig_lengths(path: str | os.PathLike) -> dict[str, int]:
-    """Reads contig lengths from a chrom.sizes table or a FASTA index (.fai): name and length lead
-    each line.
+    """Reads contig lengths from chrom.sizes or a FASTA index (.fai): name and length lead a line.
 
     Raises:
       ValueError: a line has no length, a length is not positive, or a name stands twice.
@@ -46,8 +45,7 @@ def read_contig_lengths(path: str | os.PathLike) -> dict[str, int]:
 
 
 def read_aliases(path: str | os.PathLike) -> dict[str, str]:
-    """Reads a table of two columns without a header: a name in the data files, the name in the
-    genome.
+    """Reads two columns without a header: a name in the data files, the name in the genome.
 
     Raises:
       ValueError: a line has not two fields, or a name is mapped twice.
@@ -120,9 +118,7 @@ def _partner(name: str, expected: Mapping, aliases: Mapping[str, str]) -> str | 
 
 
 def _unique_lengths(found: Mapping, expected: Mapping) -> dict[str, str]:
-    """RefSeq names: partners by length, only where no name of the file fits and lengths tell
-    contigs apart.
-    """
+    """RefSeq names: partners by length, only where no name fits and lengths tell contigs apart."""
     if any(_partner(name, expected, {}) for name in found) or None in {
         *found.values(),
         *expected.values(),

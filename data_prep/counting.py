@@ -101,9 +101,7 @@ class TrackSummer:
         ends: Int[np.ndarray, " n"],
         values: Real[np.ndarray, " n"],
     ) -> None:
-        """Adds intervals of one chromosome, sorted and disjoint within this batch; NaN counts as
-        0.
-        """
+        """Adds intervals of one chromosome, sorted and disjoint in this batch; NaN counts as 0."""
         if chrom not in self._boundaries or not len(starts):
             return
         values = np.nan_to_num(np.asarray(values, np.float64))

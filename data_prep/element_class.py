@@ -1,4 +1,4 @@
-"""What an element is: promoter, genic or intergenic (spec 2.2)."""
+"""What an element is: promoter, genic or intergenic."""
 
 import numpy as np
 import pandas as pd
@@ -29,8 +29,7 @@ def gene_bodies(genes: pd.DataFrame) -> pd.DataFrame:
 def classify(
     elements: pd.DataFrame, genes: pd.DataFrame, *, slop_bp: int = 500
 ) -> Shaped[np.ndarray, " n"]:
-    """Names each element's class: `promoter` where it meets a TSS +- slop_bp, else `genic` inside a
-    gene's body, else `intergenic`.
+    """`promoter` where an element meets a TSS +- slop_bp, `genic` in a body, else `intergenic`.
 
     Genes without start and end columns make no element genic.
     """

@@ -127,8 +127,7 @@ def add_labels(
 
 
 def with_promoter_signals(genes: pd.DataFrame, signals: pd.DataFrame) -> pd.DataFrame:
-    """Adds promoter_activity, promoter_dnase and promoter_h3k27ac from signals over the TSS
-    windows.
+    """Adds promoter_activity, promoter_dnase, promoter_h3k27ac from signals over TSS windows.
 
     `signals` has activity, dnase_rpm and, where there is H3K27ac, h3k27ac_rpm, row by row as
     `genes`.

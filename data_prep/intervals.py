@@ -1,5 +1,4 @@
-"""Intervals on chromosomes: BED files, contig lengths, sorting, merging, subtracting, overlap
-counts.
+"""Intervals on chromosomes: BED files, sorting, merging, subtracting, overlaps.
 
 Frames hold chrom (str), start and end (int64, 0-based half-open). Set operations are bioframe's.
 """
@@ -136,9 +135,7 @@ def subtract_intervals(frame: pd.DataFrame, removed: pd.DataFrame) -> pd.DataFra
 
 
 def clip_intervals(frame: pd.DataFrame, contigs: Mapping[str, int]) -> pd.DataFrame:
-    """Cuts intervals off at 0 and at the ends of their contigs; those wholly outside are left
-    out.
-    """
+    """Cuts intervals off at 0 and at the ends of their contigs; those outside are left out."""
     lengths = frame["chrom"].map(contigs).astype(np.int64)
     clipped = frame.assign(
         start=frame["start"].clip(lower=0), end=np.minimum(frame["end"], lengths)
@@ -147,9 +144,7 @@ def clip_intervals(frame: pd.DataFrame, contigs: Mapping[str, int]) -> pd.DataFr
 
 
 def overlaps_any(frame: pd.DataFrame, others: pd.DataFrame) -> Bool[np.ndarray, " n"]:
-    """True for each interval of `frame` that shares at least one base with an interval of
-    `others`.
-    """
+    """True for each interval of `frame` that shares a base with an interval of `others`."""
     if frame.empty or others.empty:
         return np.zeros(len(frame), bool)
     with _bioframe_is_quiet():

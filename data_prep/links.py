@@ -34,8 +34,7 @@ DESCRIPTION = "gene-element links: distance, activity, contact, ABC score"
 def read_link_genes(
     path: str | os.PathLike, *, tss_rule: str = "end-1", expression_column: str | None = None
 ) -> pd.DataFrame:
-    """Reads gene_id, chrom, tss, strand and, where the table has them, gene_name, promoter_activity
-    and expression (`expression_column`).
+    """Reads gene_id, chrom, tss, strand, and gene_name, promoter_activity, expression if there.
 
     Raises:
       ValueError: as `annotation.read_annotation`; the expression column is not there.

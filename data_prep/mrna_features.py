@@ -53,15 +53,14 @@ class _Transcript:
     coding: list[tuple[int, int]] = field(default_factory=list)
 
 
-def length_zscore(name: str, length_bp: Real[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+def length_zscore(name: str, length_bp: Real[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     """The published z-score of a length feature."""
     mean, sd = LENGTH_CONSTANTS[name]
     return (np.log10(np.asarray(length_bp, np.float64) + 0.1) - mean) / sd
 
 
 def read_features(path: str | os.PathLike, gene_ids: Iterable[str]) -> pd.DataFrame:
-    """Reads the eight features from a table (tab or comma) keyed by gene_id, in the order of
-    gene_ids.
+    """Reads the eight features from a table keyed by gene_id, in the order of gene_ids.
 
     A gene that is not in the table gets the published means and mrna_features_missing = 1.
 
@@ -157,7 +156,7 @@ def _features_of(
         raise ValueError(f"{gtf}: contig {transcript.chrom} is not in the genome; see --aliases")
     lengths = (_total(utr5), _total(coding), introns or INTRONLESS_BP, _total(utr3))
     scores = [
-        float(length_zscore(name, np.array(length)))
+        float(length_zscore(name, np.array([length]))[0])
         for name, length in zip(LENGTH_CONSTANTS, lengths, strict=True)
     ]
     gc = [_gc(genome, chrom, parts) for parts in (utr5, coding, utr3)]

@@ -1,5 +1,4 @@
-"""Outputs of the preparation commands: tables, what was left out, and the JSON that says how they
-were made.
+"""Outputs of the commands: tables, what was left out, and JSON that says how they were made.
 
 Every file appears whole or not at all. Beside `elements.tsv.gz` stand `elements.json` (settings,
 counts, versions) and, where rows were left out, `elements.dropped.tsv`.
@@ -48,9 +47,7 @@ def write_frame(
 
 
 def sibling(path: str | os.PathLike, ending: str) -> Path:
-    """The file beside an output that belongs to it: `links.tsv.gz` and ".json" give
-    `links.json`.
-    """
+    """The file that belongs to an output: `links.tsv.gz` and ".json" give `links.json`."""
     path = Path(path)
     name = path.name
     for known in _TABLE_ENDINGS:
@@ -67,14 +64,13 @@ def write_json(values: Mapping[str, Any], path: str | os.PathLike) -> None:
 
 
 def write_dropped(frames: Iterable[pd.DataFrame], path: str | os.PathLike) -> dict[str, int]:
-    """Writes what was left out (a `reason` column in each frame) beside the output; returns rows
-    per reason.
+    """Writes what was left out, each frame with a `reason`, beside the output; returns counts.
 
     Without any row an older list of the same name is taken away, so that it cannot be read as
     today's.
     """
     target = sibling(path, ".dropped.tsv")
-    kept = [frame for frame in frames if len(frame)]
+    kept = [_nullable(frame) for frame in frames if len(frame)]
     if not kept:
         target.unlink(missing_ok=True)
         return {}
@@ -104,6 +100,12 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """The options of a command as they were given, for the JSON beside its output."""
     plain = (str, int, float, bool, list, tuple, type(None))
     return {name: value for name, value in sorted(vars(args).items()) if isinstance(value, plain)}
+
+
+def _nullable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Whole numbers stay whole where another list lacks the column."""
+    whole = [name for name in frame.columns if pd.api.types.is_integer_dtype(frame[name])]
+    return frame.astype(dict.fromkeys(whole, "Int64"))
 
 
 def _plain(value: Any) -> Any:

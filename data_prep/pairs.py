@@ -65,9 +65,7 @@ def is_self_promoter(
     *,
     slop_bp: int = 500,
 ) -> Bool[np.ndarray, " pairs"]:
-    """True where |middle - TSS| < slop_bp + width / 2: the element meets the gene's own TSS +-
-    slop_bp.
-    """
+    """True where |middle - TSS| < slop_bp + width / 2: the element meets its gene's promoter."""
     return np.abs(starts + ends - 2 * tss) < 2 * slop_bp + (ends - starts)
 
 

@@ -1,6 +1,6 @@
 """Peaks: narrowPeak, broadPeak or BED, their summits, and the command that calls them.
 
-The strongest summits by signalValue become candidate elements (spec 2.1). Calling peaks is left to
+The strongest summits by signalValue become candidate elements. Calling peaks is left to
 MACS; `peak_caller_command` gives the line to run.
 """
 
@@ -19,8 +19,7 @@ _SHIFT_AND_EXTENSION_BP = {"DNase": (-75, 150), "ATAC": (-100, 200)}
 
 
 def read_peaks(path: str | os.PathLike, *, peak_format: str = "auto") -> pd.DataFrame:
-    """Reads peaks as chrom, start, end, summit (a position) and signal (what peaks are ranked by),
-    with `line`.
+    """Reads peaks as line, chrom, start, end, summit (a position) and signal (their rank).
 
     narrowPeak: column 7 is the signal, column 10 the summit's offset from the start. broadPeak:
       column 7, and
@@ -85,8 +84,7 @@ def _summit(bed: pd.DataFrame, path: str | os.PathLike) -> np.ndarray:
 def strongest_summits(
     peaks: pd.DataFrame, *, number: int | None, source: str = "peaks"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keeps the `number` peaks with the largest signal (None: all); ties by chromosome, start,
-    summit.
+    """Keeps the `number` peaks with the largest signal (None: all); ties are settled by place.
 
     Returns:
       (kept, left out), both sorted by place; those left out carry a `reason`.
@@ -116,8 +114,7 @@ def strongest_summits(
 def peak_caller_command(
     reads: str, *, assay: str, genome_size: str = "hs", name: str = "peaks", directory: str = "macs"
 ) -> str:
-    """The MACS line that makes the narrowPeak file this stage starts from (MACS2 and MACS3 take the
-    same options).
+    """The MACS line (2 or 3) that makes the narrowPeak file this stage starts from.
 
     Raises:
       ValueError: the assay is neither DNase nor ATAC.

@@ -31,6 +31,6 @@ class PowerLaw:
         return asdict(self)
 
 
-# Fitted to average Hi-C (spec 2.3); the reference is the exponent Hi-C is scaled to.
+# Fitted to average Hi-C; the reference is the exponent Hi-C is scaled to.
 OBSERVED = PowerLaw(gamma=1.024238616787792, scale=5.9594510043736655)
 REFERENCE = PowerLaw(gamma=0.87, scale=-4.80 + 11.63 * 0.87)

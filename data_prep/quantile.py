@@ -23,9 +23,7 @@ REFERENCE_COLUMNS = {"dnase": "DHS.RPM", "h3k27ac": "H3K27ac.RPM"}
 
 @dataclass(frozen=True)
 class QuantileReference:
-    """The reference table: for each class the ranks (1 = strongest) and the RPM that stands at
-    them.
-    """
+    """The reference table: for each class the ranks (1 = strongest) and the RPM at them."""
 
     ranks: dict[str, Float64[np.ndarray, " m"]]
     values: dict[tuple[str, str], Float64[np.ndarray, " m"]]
@@ -97,7 +95,7 @@ def by_rank(
 def by_position(
     signal: Real[np.ndarray, " n"], reference: QuantileReference, *, name: str
 ) -> Float64[np.ndarray, " n"]:
-    """The original project's form (spec 2.2): all elements in one class.
+    """The original project's form: all elements in one class.
 
     With 0-based average ranks r among n values, the result is the reference's m sorted values read
     off at r / (n - 1) * (m - 1), linearly; a single element gets their middle.

@@ -1,5 +1,4 @@
-"""Alignments as batches of intervals: BAM, CRAM, tagAlign and 10x fragment files, each streamed
-once.
+"""Alignments as batches of intervals: BAM, CRAM, tagAlign and 10x fragments, streamed once.
 
 A batch is (contig name in the file, starts, ends), 0-based half-open. Only reads that pass the
 filter come out, so the number of intervals over all batches is the denominator of RPM.
@@ -254,8 +253,7 @@ def fragment_batches(
 
 
 def read_barcodes(path: str | os.PathLike, *, cluster: str | None = None) -> frozenset[str]:
-    """Reads barcode<TAB>cluster lines (or barcodes alone) and returns the barcodes of one cluster,
-    or all.
+    """Reads barcode<TAB>cluster lines (or barcodes alone); the barcodes of one cluster, or all.
 
     Raises:
       ValueError: a barcode twice, a cluster asked for where the table has none, or an unknown

@@ -1,7 +1,7 @@
-"""The `sequences` command: a table of sequences with measured signals becomes windows.tsv, signals on a log scale if asked.
+"""The `sequences` command: a table of sequences with measured signals becomes windows.tsv.
 
-The part of a row is its chromosome, or any column that says which rows belong together; a `split` column that cuts through
-chromosomes is simply not asked for.
+Signals stay as they are or go on a log scale. The part of a row is its chromosome, or any column
+that says which rows belong together; a `split` column that cuts through chromosomes is not read.
 """
 
 import argparse
@@ -16,14 +16,21 @@ from epinformer_jax.data import delimited
 DESCRIPTION = """\
 Turn a table of sequences with measured signals into windows.tsv.
 
-Each value column becomes a label of the same name, as log2(offset + value) with --log2-offset. Rows that share
---split-column (the chromosome, by default) stay together in every fold."""
+Each value column becomes a label of the same name, as log2(offset + value) with --log2-offset.
+Rows that share --split-column (the chromosome, by default) stay together in every fold."""
 
 
 def labelled_windows(
-    table: pd.DataFrame, *, sequence_column: str, split_column: str, value_columns: Sequence[str], log2_offset: float | None
+    table: pd.DataFrame,
+    *,
+    sequence_column: str,
+    split_column: str,
+    value_columns: Sequence[str],
+    log2_offset: float | None,
 ) -> pd.DataFrame:
-    """name, sequence, split and one label a value column, in the order of `table`; names are SPLIT_ROW, rows from 1.
+    """name, sequence, split and one label a value column, in the order of `table`.
+
+    Names are SPLIT_ROW, with rows counted from 1.
 
     Raises:
       ValueError: a column is missing, a value is no number, or offset + value is not above 0.
@@ -39,17 +46,29 @@ def labelled_windows(
     )
     for column in value_columns:
         values = np.asarray(delimited.as_number(table, column), np.float64)
-        windows[column] = values if log2_offset is None else _log2(table, column, values, log2_offset)
+        windows[column] = (
+            values if log2_offset is None else _log2(table, column, values, log2_offset)
+        )
     return windows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--table", required=True, help="a sequence and its values in each row (.tsv, .tsv.gz)")
-    parser.add_argument("--value-columns", required=True, help="columns to predict, comma-separated")
-    parser.add_argument("--log2-offset", type=float, help="labels are log2(this + value); without it the values themselves")
+    parser.add_argument(
+        "--table", required=True, help="a sequence and its values in each row (.tsv, .tsv.gz)"
+    )
+    parser.add_argument(
+        "--value-columns", required=True, help="columns to predict, comma-separated"
+    )
+    parser.add_argument(
+        "--log2-offset",
+        type=float,
+        help="labels are log2(this + value); without it the values themselves",
+    )
     parser.add_argument("--sequence-column", default="sequence", help="default: sequence")
-    parser.add_argument("--split-column", default="chrom", help="what keeps rows together (default: chrom)")
+    parser.add_argument(
+        "--split-column", default="chrom", help="what keeps rows together (default: chrom)"
+    )
     parser.add_argument("--out", required=True, help="windows.tsv or windows.tsv.gz")
 
 
@@ -73,7 +92,7 @@ def _log2(table: pd.DataFrame, column: str, values: np.ndarray, offset: float) -
     wrong = np.flatnonzero(values + offset <= 0)
     if len(wrong):
         raise ValueError(
-            f"{delimited.where(table, wrong[0])}: {column}={values[wrong[0]]:g} has no log2 with offset {offset:g}; "
-            f"raise --log2-offset"
+            f"{delimited.where(table, wrong[0])}: {column}={values[wrong[0]]:g} has no log2 with "
+            f"offset {offset:g}; raise --log2-offset"
         )
     return np.log2(offset + values)

@@ -46,7 +46,7 @@ class CountingOptions:
       barcodes: for fragment files, the cells that count; None counts all.
       contigs: the genome's contigs and lengths (None: not known), which region tables use.
       aliases: names in the files -> names in the genome.
-      excluded_contigs: contigs (genome's names) left out of counts and totals, chrM say.
+      excluded_contigs: contigs (either name) left out of counts and totals, chrM say.
       reference: the FASTA that CRAM files need.
     """
 
@@ -141,7 +141,7 @@ def measure(
         for batch in _read_batches(path, file_format, options):
             progress.update(len(batch.starts))
             name = rename(batch.contig)
-            if name in options.excluded_contigs:
+            if {name, batch.contig} & options.excluded_contigs:
                 continue
             total += len(batch.starts)
             counter.add(name, batch.starts, batch.ends)
@@ -184,7 +184,7 @@ def _measure_track(
         for batch in batches:
             progress.update(len(batch.starts))
             name = rename(batch.contig)
-            if name in options.excluded_contigs:
+            if {name, batch.contig} & options.excluded_contigs:
                 continue
             _refuse_negative(path, batch)
             total += float((batch.values * (batch.ends - batch.starts)).sum())

@@ -68,6 +68,7 @@ _HELP = {
     "genes_per_chromosome": "mean over the 12 chromosomes (default %(default)s)",
     "gene_spacing_bp": "mean distance between neighbouring TSSs, bp (default %(default)s)",
     "elements_per_gene": "mean elements of a cell type near a TSS (default %(default)s)",
+    "remote_elements_per_chromosome": "elements far from every gene (default %(default)s)",
     "max_distance_bp": "farthest element that acts on a TSS, bp (default %(default)s)",
     "reads_per_element": "mean reads per assay on a typical summit (default %(default)s)",
     "background_reads_per_kb": "reads per assay that fall anywhere, per kb (default %(default)s)",

@@ -1,5 +1,4 @@
-"""Text inputs: plain, gzip or BGZF, any line end. Every error names the file and the line
-(1-based).
+"""Text inputs: plain, gzip or BGZF, any line end; errors name the file and the line (1-based).
 
 `numbered_lines` feeds small readers line by line; `read_table` gives a table with a header as text
 columns that are turned into numbers one by one, so that a bad field can be named.
@@ -55,8 +54,7 @@ def check_file(path: str | os.PathLike) -> None:
 
 
 def numbered_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
-    """Yields (line number, line) without line ends; blank, `#`, `track` and `browser` lines are
-    passed over.
+    """Yields (line number, line) without blank, `#`, `track` and `browser` lines and line ends.
 
     Raises:
       ValueError: the file cannot be read, or its gzip stream is cut off or damaged.
@@ -82,9 +80,7 @@ def split_fields(line: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a header, as text: `frame` holds str columns, `lines` the line number of each
-    row.
-    """
+    """A table with a header, as text: `frame` holds str columns, `lines` the line of each row."""
 
     path: str
     frame: pd.DataFrame
@@ -187,8 +183,7 @@ def parse_integers(
 
 
 def read_table(path: str | os.PathLike, *, required: Iterable[str] = ()) -> Table:
-    """Reads a table with a header line, separated by tabs, or by commas where the header has no
-    tab.
+    """Reads a table with a header, separated by tabs, or by commas where the header has no tab.
 
     A stray separator at the end of rows (Roadmap's expression tables) is taken off, and lines that
     start with `#` above the header are passed over; a header may itself start with `#`.

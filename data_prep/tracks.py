@@ -109,8 +109,7 @@ def _runs(contig: str, offset: int, values: np.ndarray) -> TrackBatch:
 def bedgraph_batches(
     path: str | os.PathLike, *, batch_rows: int = _BATCH_ROWS
 ) -> Iterator[TrackBatch]:
-    """Streams a bedGraph: chrom, start, end, value, sorted by place within each contig, without
-    overlaps.
+    """Streams a bedGraph: chrom, start, end, value, sorted within each contig, no overlaps.
 
     Raises:
       ValueError: a bad line, an interval that overlaps the one before or stands out of order, a

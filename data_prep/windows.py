@@ -1,8 +1,7 @@
 """windows.tsv: 256 bp windows around peak summits with their activity, to train the encoder on.
 
 `published`: 7 windows a summit (K562; `published5`: 5, GM12878), 156 bp apart, no negatives. `new`:
-5 windows 192 bp apart, and negatives, 5 % of the number of peaks, far from any peak (spec 3.1,
-3.2).
+5 windows 192 bp apart, and negatives, 5 % of the number of peaks, far from any peak.
 
     python -m data_prep windows --peaks h3k27ac.narrowPeak.gz --contigs hg38.chrom.sizes \\
         --accessibility dnase.bam --h3k27ac rep1.bam,rep2.bam --out windows.tsv.gz
@@ -42,9 +41,7 @@ _ROUNDS = 200
 
 @dataclass(frozen=True)
 class WindowLayout:
-    """Windows around one summit: `count` of them (odd), `stride_bp` apart, the middle one
-    centred.
-    """
+    """Windows around one summit: `count` (odd), `stride_bp` apart, the middle one centred."""
 
     count: int
     stride_bp: int

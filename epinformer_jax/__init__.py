@@ -1,6 +1,20 @@
 """EPInformer for JAX: gene expression from promoter and enhancer sequence.
 
+    model = epinformer_jax.load_model("runs/k562")
+    table = model.predict("genes.tsv", "links.tsv", fasta="genome.fa")
+
 Importing the package is cheap: NumPy, pandas, JAX and Flax load only with the rooms that need them.
 """
 
 __version__ = "0.1.0"
+
+
+def load_model(directory):
+    """A trained or converted model, or the folds of a run, ready to use: `analysis.api.Model`.
+
+    Raises:
+      ValueError: the directory holds no model, or models that do not belong together.
+    """
+    from epinformer_jax.analysis import api
+
+    return api.load_model(directory)

@@ -96,11 +96,19 @@ FIELDS: dict[str, Any] = {
         "label_unit": _text("", "unit of the label, for tables and plots"),
         "activity_label": _text("log2_activity", "label column the activity model predicts"),
         "genome": _text("", "name of the assembly, stored with the model"),
+        "cell": _text("", "cell type, stored with the model"),
         "ceiling": _text("", "JSON file with the key noise_ceiling_pearson, shown beside the score (simulated data)"),
         "control": _one_of(
             "none", "destroys one thing on purpose", "none", "scrambled_sequence", "permuted_labels"
         ),
-        "strands": _one_of("both", "strands of windows in training", "forward", "both"),
+        "strands": _one_of(
+            "both",
+            "strands of windows in training; random: one drawn anew each step",
+            "forward",
+            "both",
+            "random",
+        ),
+        "flip": _flag(False, "each sequence of a gene on a random strand, in training"),
         "shift_bp": _integer(0, "windows move by up to so many bases in training", least=0),
     },
     "features": {
@@ -128,8 +136,12 @@ FIELDS: dict[str, Any] = {
         "activity_window_bp": _integer(256, "window of the activity model, bases", least=16),
         "activity_hidden": _integer(256, "width of the activity head"),
         "activity_dropout": _number(0.1, "dropout of the activity head, share", most=0.99),
-        "activity_encoder_dropout": _number(0.0, "dropout before the activity head, share", most=0.99),
-        "activity_pool": _one_of("flatten", "how positions enter the activity head", "flatten", "mean"),
+        "activity_encoder_dropout": _number(
+            0.0, "dropout before the activity head, share", most=0.99
+        ),
+        "activity_pool": _one_of(
+            "flatten", "how positions enter the activity head", "flatten", "mean"
+        ),
         "activity_strands": _one_of(
             "forward", "strands the activity model averages in prediction", "forward", "both"
         ),
@@ -146,6 +158,14 @@ FIELDS: dict[str, Any] = {
     "train": {
         **_fitting(5e-4, 16, 100, 3, "smooth_l1"),
         "layouts": _integer(3, "batch shapes to compile, 1 to 5: more waste less", most=5),
+    },
+    "second_stage": {
+        "epochs": _integer(
+            0,
+            "passes after a first stage without promoter signals, at most; 0: a single stage",
+            least=0,
+        ),
+        "learning_rate": _number(5e-5, "AdamW step size of the second stage"),
     },
     "pretrain": _fitting(5e-4, 64, 50, 5, "mse"),
 }
@@ -202,6 +222,25 @@ def _check_together(config) -> None:
     if needs_windows and not config.data.windows:
         raise ValueError(
             "config.data.windows is empty, but this run trains an activity model: give the directory of a windows data set"
+        )
+    if config.task == "activity" and config.encoder.source == "pretrain":
+        raise ValueError(
+            "config.encoder.source='pretrain' is for the expression model; to start an activity model "
+            "from another one, train that first, then set config.encoder.source='directory' and "
+            "config.encoder.directory"
+        )
+    if config.task == "activity" and config.encoder.mode != "tuned":
+        raise ValueError(
+            f"config.encoder.mode={config.encoder.mode!r}: the activity model always trains its "
+            "encoder; set it to tuned"
+        )
+    if config.second_stage.epochs and (
+        config.task != "expression" or config.features.preset in ("promoter", "PE")
+    ):
+        raise ValueError(
+            f"config.second_stage.epochs={config.second_stage.epochs}: the second stage switches "
+            f"promoter signals on, which task={config.task!r} with "
+            f"features.preset={config.features.preset!r} does not have; set it to 0"
         )
     if config.encoder.source == "directory" and not config.encoder.directory:
         raise ValueError("config.encoder.directory is empty, but config.encoder.source is 'directory'")

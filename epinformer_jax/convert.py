@@ -27,6 +27,11 @@ from epinformer_jax.train.checkpoint import ModelInfo
 SCHEMAS = ("published", "pipeline2026")
 LABELS = ("rna", "cage", "log2_activity", "log10_activity")
 GENOME = "hg38"
+DESCRIPTION = """\
+Convert a PyTorch checkpoint of the original project to a model directory.
+
+What the network is, is read off its tensors. Published files are known by their sha256; for any
+other, say the fold it was trained on, or none of its predictions counts as held out."""
 # mean and standard deviation of log10(RPKM + 0.1) over the 18,377 genes (spec 2.6)
 RNA_SCALE = {"K562": (0.2433325, 1.0622200), "GM12878": (0.2574199, 1.0412163)}
 CELLS = tuple(RNA_SCALE)
@@ -250,6 +255,7 @@ def _info(config: Any, origin: Origin, preset: str) -> ModelInfo:
         chromosomes=parts,
         fold=origin.fold,
         genome=GENOME,
+        cell=origin.cell,
         promoter_bp=2000,
     )
 

@@ -3,11 +3,14 @@
 Trains the folds of a configuration and writes RUN/report.html. No logic here: flags, one table, one line for each error.
 """
 
+import json
 import os
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from epinformer_jax import messages
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file; see configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a killed run goes on where it was.")
@@ -36,14 +39,18 @@ def main(argv: list[str]) -> None:
         raise ValueError("give --config FILE and --workdir DIRECTORY; --helpshort lists all options")
     config_lib.check(_CONFIG.value)
     workdir = TASKS[_CONFIG.value.task](_CONFIG.value, _WORKDIR.value)
-    from epinformer_jax.analysis import report
+    from epinformer_jax.analysis import report, summary
 
-    print(f"metrics: {os.path.join(workdir, 'metrics.json')}")
+    metrics = os.path.join(workdir, "metrics.json")
+    with open(metrics, encoding="utf-8") as file:
+        print(summary.result_table(json.load(file)))
+    print(f"metrics: {metrics}")
     print(f"report:  {report.write_report(workdir)}")
 
 
 def _main(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(messages.is_ours_or_warns)
     try:
         main(argv)
     except (ValueError, OSError) as error:

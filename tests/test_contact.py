@@ -394,6 +394,15 @@ def test_a_bedpe_file_is_cut_into_chromosomes_that_read_back(tmp_path, capsys):
     assert "chr2: 1 contacts" in capsys.readouterr().out
 
 
+def test_a_large_bedpe_file_must_be_cut_up_first(tmp_path, monkeypatch):
+    path = tmp_path / "average.bedpe"
+    path.write_text(LAYOUTS["bedpe8"])
+    monkeypatch.setattr("data_prep.contact_text._MAX_FILE_BYTES", 10)
+    with pytest.raises(ValueError, match="cut it up first: python -m data_prep contact"):
+        open_contacts(str(path), resolution_bp=5000)
+    assert run_command("--contact", path, "--out", tmp_path / "out") == 0
+
+
 def test_a_hic_file_written_out_gives_the_same_lookups(shared_data, tmp_path):
     sizes = tmp_path / "sizes.tsv"
     sizes.write_text("chr1\t249250621\nchrY\t59373566\n")

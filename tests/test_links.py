@@ -5,6 +5,7 @@ tables.
 import argparse
 import json
 
+import cooler
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -17,6 +18,7 @@ from data_prep.contact import ContactSource
 from data_prep.intervals import read_regions
 from data_prep.link_rules import LINK_RULES, LinkRule, select_links
 from data_prep.pairs import is_self_promoter, join_within
+from data_prep.power_law import OBSERVED
 from data_prep.quantile import by_rank, read_quantile_reference
 from data_prep.signals import activity
 from epinformer_jax.data.elements import ElementRule, select
@@ -368,9 +370,31 @@ def test_the_command_writes_links_that_the_data_room_reads(tmp_path, capsys):
     assert "power law alone" in summary["contact"][0]
     dropped = pd.read_csv(tmp_path / "links.dropped.tsv", sep="\t")
     assert dropped["gene_id"].tolist() == ["C"]
+    assert dropped["tss"].tolist() == [1]
     assert len(pd.read_csv(tmp_path / "all.tsv", sep="\t")) == 4
     assert len(pd.read_csv(tmp_path / "abc.tsv", sep="\t")) >= 2
     assert "1 genes have none" in capsys.readouterr().out
+
+
+def test_the_header_of_links_names_contacts_that_are_not_balanced(tmp_path):
+    inputs = write_inputs(tmp_path)
+    starts = np.arange(0, 250_000, 5000)
+    bins = pd.DataFrame({"chrom": "chr1", "start": starts, "end": starts + 5000})
+    near = np.arange(len(starts) - 1)
+    pixels = pd.DataFrame({"bin1_id": near, "bin2_id": near + 1, "count": 3})
+    cooler.create_cooler(str(tmp_path / "raw.cool"), bins, pixels)
+    run_command(links, *inputs, "--contact", tmp_path / "raw.cool", "--out", tmp_path / "links.tsv")
+    header = [
+        line for line in (tmp_path / "links.tsv").read_text().splitlines() if line.startswith("# ")
+    ]
+    assert "# contact NOT BALANCED: no balancing weights in the file: chr1" in header
+    assert "# contact no contacts there, power law instead: chr2" in header
+    table = read_links(tmp_path / "links.tsv").set_index("start")
+    # Rows sum to 3 at the ends and 6 inside; the diagonal is its neighbour, 3.
+    mean = (3 * 2 + 6 * 48) / 50
+    assert table.loc[9_800, "contact"] == pytest.approx(3 / mean, rel=1e-8)
+    assert table.loc[20_000, "contact"] == 0
+    assert table.loc[49_000, "contact"] == pytest.approx(OBSERVED.contact(np.array([950]))[0])
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path):

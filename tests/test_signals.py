@@ -12,7 +12,7 @@ import pyBigWig
 import pysam
 import pytest
 
-from data_prep import signals
+from data_prep import candidates, contact, genes, links, signals, windows
 from data_prep.counting import ReadCounter, TrackSummer
 from data_prep.quantile import by_position, by_rank, read_quantile_reference
 from data_prep.reads import READ_FILTERS, ReadFilter, alignment_batches, fragment_batches
@@ -305,6 +305,11 @@ def test_excluded_contigs_leave_counts_and_total(tmp_path):
     part = measure(bam, everywhere, CountingOptions(excluded_contigs=frozenset({"chr2"})))
     assert part.values.tolist() == [whole.values[0], 0]
     assert part.total == whole.values[0] == whole.total - whole.values[1]
+    # A contig without regions counts in the total all the same, unless it is excluded.
+    first = everywhere.iloc[:1]
+    assert measure(bam, first, CountingOptions()).total == whole.total
+    one = measure(bam, first, CountingOptions(excluded_contigs=frozenset({"chr2"})))
+    assert one.total == part.total
 
 
 @pytest.mark.parametrize("names", [("1", "2"), ("NC_1.11", "NC_2.12")], ids=["Ensembl", "RefSeq"])
@@ -398,6 +403,19 @@ def test_the_command_writes_activity_and_how_it_was_counted(tmp_path, capsys):
         table["dnase_rpm"], table["dnase_count"] * 1e6 / how["signals"]["dnase"]["totals"][0]
     )
     assert "reads in all" in capsys.readouterr().out
+
+
+COMMANDS = [candidates, contact, genes, links, signals, windows]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda module: module.__name__)
+def test_every_command_explains_its_options(command):
+    parser = argparse.ArgumentParser(description=command.DESCRIPTION)
+    command.add_arguments(parser)
+    text = parser.format_help()
+    assert "(default: " in text and "--out" in text
+    for action in parser._actions:
+        assert action.help, f"{action.option_strings} has no help"
 
 
 def test_tss_windows_reach_500_to_both_sides(tmp_path):

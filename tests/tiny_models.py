@@ -1,5 +1,6 @@
 """Narrow networks and random batches for them: dense arrays and packed ones made of the same genes."""
 
+import contextlib
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from epinformer_jax.model import functional
 from epinformer_jax.model.architecture import ActivityConfig, EncoderConfig, ExpressionConfig
 
 ENCODER = EncoderConfig(stem_channels=4, channels=(3, 4))
-ACTIVITY = ActivityConfig(encoder=ENCODER, window_bp=32, hidden=5, dropout=0.1)
+ACTIVITY = ActivityConfig(encoder=ENCODER, window_bp=32, hidden=8, dropout=0.1)
 EXPRESSION = ExpressionConfig(
     encoder=ENCODER,
     window_bp=64,
@@ -95,9 +96,37 @@ def dense(genes: Genes, config: ExpressionConfig, *, unknown: float = 0.25) -> D
 
 
 def random_variables(config, *, seed: int, dtype=jnp.float32) -> functional.Variables:
-    """Fresh weights, then scales, biases and running statistics moved away from 0 and 1."""
+    """Fresh weights, then scales, biases and running statistics moved away from 0 and 1.
+
+    Means move down and variances up, so that few units behind a ReLU are silent.
+    """
     fresh = functional.init(config, seed=seed)
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda x: x + 0.2 * rng.normal(size=x.shape), fresh.params)
-    stats = jax.tree.map(lambda x: x + rng.uniform(0.1, 0.5, size=x.shape), fresh.stats)
+
+    def moved(x):
+        by = rng.uniform(0.1, 0.5, size=x.shape)
+        return np.where(x == 0, -by, x + by)
+
+    stats = jax.tree.map(moved, fresh.stats)
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), functional.Variables(params, stats))
+
+
+@contextlib.contextmanager
+def quick_compilation():
+    """XLA compiles at its lowest optimisation level: twice as fast, same numbers up to rounding."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def assert_trees_close(got, expected, *, atol: float) -> None:
+    """Same structure, and every leaf equal within `atol`; a difference names its leaf."""
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(
+            x, y, rtol=0, atol=atol, err_msg=jax.tree_util.keystr(path), strict=False
+        )

@@ -156,8 +156,8 @@ def contact_of_pairs(
     """Contact of position pairs, read from the file at 5 kb as the published features are.
 
     Balanced counts (weights multiply); each diagonal entry becomes the larger of its two
-    neighbours; the matrix of a chromosome is divided by its mean row sum (rows without a weight
-    left out); a missing or unweighted pair is 0.
+    neighbours; the matrix of a chromosome is divided by its mean row sum as it was read, before
+    that (rows without contacts left out); a missing or unweighted pair is 0.
     """
     source = cooler.Cooler(f"{path}::resolutions/{BIN_BP}")
     contact = np.zeros(len(chrom))
@@ -183,12 +183,12 @@ def _normalised_band(source: cooler.Cooler, name: str) -> np.ndarray:
     value = np.nan_to_num(pixels["count"].to_numpy() * weight[row] * weight[row + away])
     band = np.zeros((last - first, max(2, int(away.max(initial=0)) + 1)))
     band[row, away] = value
-    beside = band[:, 1]
-    band[:, 0] = np.where(
-        np.isnan(weight), 0.0, np.maximum(beside, np.concatenate([[0.0], beside[:-1]]))
-    )
     sums = band.sum(axis=1)
     for step in range(1, band.shape[1]):
         sums[step:] += band[: len(band) - step, step]
     mean = sums[sums > 0].mean() if (sums > 0).any() else 1.0
+    beside = band[:, 1]
+    band[:, 0] = np.where(
+        np.isnan(weight), 0.0, np.maximum(beside, np.concatenate([[0.0], beside[:-1]]))
+    )
     return band / mean

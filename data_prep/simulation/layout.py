@@ -24,6 +24,7 @@ _BLOCK_SHAPE, _LEAST_BLOCK_WEIGHT, _HUB_WEIGHT = 0.8, 0.15, 16.0
 _FEWEST_BLOCKS_WITH_HUB = 5
 _GAP_BP, _BLACKLIST_BP = 5_000, 800
 _SLOT_BP = 16
+_REMOTE_SPACING_BP, _REMOTE_JITTER_BP, _REMOTE_EDGE_BP = 1_500, 250, 4_000
 _SUMMIT_SLOTS, _PROMOTER_SLOTS = 7, 12
 
 
@@ -93,7 +94,8 @@ def _place_genes(settings: Settings) -> tuple[np.ndarray, Genes, np.ndarray]:
         # The last chromosome's first promoter window begins before the chromosome does.
         steps[0] = 700 if index == len(counts) - 1 else _EDGE_BP + steps[0] // 4
         tss = np.cumsum(steps)
-        lengths.append(int(tss[-1]) + _EDGE_BP + int(rng.integers(0, 4_000)))
+        end = int(tss[-1]) + _EDGE_BP + int(rng.integers(0, 4_000))
+        lengths.append(end + _remote_bp(settings))
         positions.append(tss)
         chroms.append(np.full(count, index))
         blocks.append(np.arange(count) // _GENES_PER_BLOCK)
@@ -116,7 +118,8 @@ def _reserve(length: np.ndarray, genes: Genes) -> tuple[np.ndarray, np.ndarray]:
     """One assembly gap and one blacklisted region a chromosome, between far TSSs."""
     gaps, blacklist = [], []
     for index, size in enumerate(length):
-        edges = np.concatenate([[4_000], genes.tss[genes.chrom == index], [size - 4_000]])
+        tss = genes.tss[genes.chrom == index]
+        edges = np.concatenate([[4_000], tss, [min(size, tss[-1] + _EDGE_BP) - 4_000]])
         widest = np.argsort(-np.diff(edges), kind="stable")[:2]
         for rows, width, place in (
             (gaps, _GAP_BP, widest[0]),
@@ -139,13 +142,16 @@ def _place_elements(settings, rule, length, genes, block, reserved) -> Elements:
     reach = np.log([_NEAREST_HOST_BP, _FARTHEST_HOST_BP])
     away = np.exp(rng.uniform(*reach, len(host))).astype(np.int64)
     centre = genes.tss[host] + np.where(rng.random(len(host)) < 0.5, -away, away)
-    chrom = genes.chrom[host]
-    summits = rng.choice([1, 2, 3], size=len(host), p=_SUMMIT_COUNT_SHARES)
-    steps = rng.integers(*_SUMMIT_STEP_BP, size=(len(host), 2))
-    offset = np.concatenate([np.zeros((len(host), 1), np.int64), np.cumsum(steps, axis=1)], axis=1)
-    last = centre + offset[np.arange(len(host)), summits - 1]
+    remote_chrom, remote = _remote_centres(settings, length, rng)
+    chrom = np.concatenate([genes.chrom[host], remote_chrom])
+    centre = np.concatenate([centre, remote])
+    summits = rng.choice([1, 2, 3], size=len(centre), p=_SUMMIT_COUNT_SHARES)
+    steps = rng.integers(*_SUMMIT_STEP_BP, size=(len(centre), 2))
+    offset = np.pad(np.cumsum(steps, axis=1), ((0, 0), (1, 0)))
+    last = centre + offset[np.arange(len(centre)), summits - 1]
 
-    keep = (centre > 3_000) & (last < length[chrom] - 3_000)
+    keep = np.arange(len(centre)) < len(host)
+    keep &= (centre > 3_000) & (last < length[chrom] - 3_000)
     keep &= _clear(
         chrom, centre, last, np.stack([genes.chrom, genes.tss, genes.tss + 1], 1), _TSS_CLEARANCE_BP
     )
@@ -157,6 +163,8 @@ def _place_elements(settings, rule, length, genes, block, reserved) -> Elements:
             chosen.append(index)
             end = (chrom[index], last[index])
     chosen = np.array(chosen, np.int64)[np.sort(rng.permutation(len(chosen))[:wanted])]
+    chosen = np.concatenate([chosen, np.arange(len(host), len(centre))])
+    chosen = chosen[np.lexsort((centre[chosen], chrom[chosen]))]
 
     present = np.arange(3) < summits[chosen, None]
     all_summits = centre[chosen, None] + offset[chosen]
@@ -174,6 +182,24 @@ def _place_elements(settings, rule, length, genes, block, reserved) -> Elements:
         summit=all_summits[present],
         summit_element=np.repeat(np.arange(len(chosen)), summits[chosen]),
     )
+
+
+def _remote_bp(settings: Settings) -> int:
+    """Length of the stretch without genes at the end of each chromosome."""
+    count = settings.remote_elements_per_chromosome
+    if not count:
+        return 0
+    return settings.max_distance_bp + count * _REMOTE_SPACING_BP + _REMOTE_EDGE_BP
+
+
+def _remote_centres(settings, length, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Chromosome and first summit of the elements that lie too far from any TSS to belong to a gene."""
+    count = settings.remote_elements_per_chromosome
+    chrom = np.repeat(np.arange(len(length)), count)
+    place = np.tile(np.arange(count), len(length)) * _REMOTE_SPACING_BP
+    jitter = rng.integers(-_REMOTE_JITTER_BP, _REMOTE_JITTER_BP, len(chrom))
+    first = length[chrom] - count * _REMOTE_SPACING_BP - _REMOTE_EDGE_BP
+    return chrom, first + place + jitter
 
 
 def _block_weights(genes: Genes, block: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -233,8 +259,8 @@ def _promoter_kinds(rule: Rule, genes: Genes, rng: np.random.Generator) -> np.nd
     count = len(genes.tss)
     strength = rng.choice(4, size=count, p=rule.strength_site_shares)
     own = np.rint(3.2 - 0.6 * strength + rng.uniform(-1.5, 1.5, count)).astype(np.int64).clip(1, 4)
-    # KINDS begins with two motifs of each activator class.
-    class_kind = 2 * ~genes.housekeeping[:, None] + rng.integers(0, 2, (count, 4))
+    # KINDS begins with the motifs of the two activator classes.
+    class_kind = np.where(genes.housekeeping[:, None], 0, 1)
     kinds = np.full((count, 7), -1)
     kinds[:, :4] = np.where(np.arange(4) < own[:, None], class_kind, -1)
     kinds[:, 4:] = np.where(np.arange(3) < strength[:, None], KINDS.index("promoter_strength"), -1)
@@ -253,7 +279,7 @@ def _summit_kinds(rule: Rule, elements: Elements, rng: np.random.Generator) -> n
     kind = elements.kind[elements.summit_element]
     element_class = rng.integers(0, 2, len(elements.kind))[elements.summit_element]
     activator = np.where(kind < 2, kind, element_class)
-    kinds = 2 * activator[:, None] + rng.integers(0, 2, (count, most))
+    kinds = np.repeat(activator[:, None], most, axis=1)
     special = np.where(kind == 2, KINDS.index("silencer"), KINDS.index("insulator"))
     own = np.where(kind < 2, 0, np.where(total > 2, 2, 1))
     kinds = np.where(np.arange(most) < own[:, None], special[:, None], kinds)

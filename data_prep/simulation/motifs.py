@@ -26,10 +26,8 @@ class Motif(NamedTuple):
 
 
 MOTIFS = (
-    Motif("housekeeping_1", "TGAGTGGC", ("CT", "AG")),
-    Motif("housekeeping_2", "TCACGTCC", ("GA", "TC")),
-    Motif("developmental_1", "GCGCTTAC", ("AG", "CT")),
-    Motif("developmental_2", "CCGAACTG", ("TC", "GA")),
+    Motif("housekeeping", "TGAGTGGC", ("CT", "AG")),
+    Motif("developmental", "GCGCTTAC", ("AG", "CT")),
     Motif("silencer", "CGCGGATT", ("CA", "GT")),
     Motif("insulator", "GGCAAGGT", ("GT", "AC")),
     Motif("promoter_strength", "CCGGTGAA", ("AC", "TG")),

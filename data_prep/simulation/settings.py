@@ -27,6 +27,8 @@ class Settings:
       gene_spacing_bp: mean distance between neighbouring TSSs, at least 4,000.
       elements_per_gene: aimed mean number of elements of one cell type within `max_distance_bp` of
       a TSS.
+      remote_elements_per_chromosome: elements in a stretch without genes, farther from any TSS than
+        `max_distance_bp`: they belong to no gene, but show what makes an element active.
       max_distance_bp: elements farther from a TSS than this are not linked to it and have no effect
       on it.
       reads_per_element: mean reads of one assay on one summit of typical activity.
@@ -34,9 +36,10 @@ class Settings:
     """
 
     seed: int = 0
-    genes_per_chromosome: int = 130
-    gene_spacing_bp: int = 25_000
-    elements_per_gene: float = 7.0
+    genes_per_chromosome: int = 420
+    gene_spacing_bp: int = 12_000
+    elements_per_gene: float = 5.0
+    remote_elements_per_chromosome: int = 200
     max_distance_bp: int = 100_000
     reads_per_element: float = 28.0
     background_reads_per_kb: float = 8.0
@@ -47,6 +50,7 @@ class Settings:
             "genes_per_chromosome": 2,
             "gene_spacing_bp": 4_000,
             "elements_per_gene": 0.1,
+            "remote_elements_per_chromosome": 0,
             "max_distance_bp": 5_000,
             "reads_per_element": 1.0,
             "background_reads_per_kb": 0.1,
@@ -108,25 +112,21 @@ class Rule:
         (
             "alpha",
             (
-                ("housekeeping_1", 0.95),
-                ("housekeeping_2", 0.75),
-                ("developmental_1", 0.95),
-                ("developmental_2", 0.75),
-                ("silencer", 0.85),
-                ("insulator", 0.85),
-                ("promoter_strength", 0.50),
+                ("housekeeping", 0.95),
+                ("developmental", 0.85),
+                ("silencer", 0.9),
+                ("insulator", 0.9),
+                ("promoter_strength", 0.60),
             ),
         ),
         (
             "beta",
             (
-                ("housekeeping_1", 0.75),
-                ("housekeeping_2", 0.95),
-                ("developmental_1", 0.75),
-                ("developmental_2", 0.95),
-                ("silencer", 0.85),
-                ("insulator", 0.85),
-                ("promoter_strength", 0.50),
+                ("housekeeping", 0.85),
+                ("developmental", 0.95),
+                ("silencer", 0.9),
+                ("insulator", 0.9),
+                ("promoter_strength", 0.60),
             ),
         ),
     )

@@ -43,7 +43,7 @@ def load_models(paths: Sequence[str | Path], *, kind: Kind) -> list[Model]:
     """
     if not paths:
         raise ValueError("no model was given; name model directories or a run directory")
-    folders = [folder for path in paths for folder in _model_folders(Path(path), kind)]
+    folders = [folder for path in paths for folder in model_folders(Path(path), kind)]
     names = [folder.parent.name if folder.name == "encoder" else folder.name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
@@ -126,7 +126,7 @@ def fold_and_training(
     return folds, seen
 
 
-def _model_folders(path: Path, kind: Kind) -> list[Path]:
+def model_folders(path: Path, kind: Kind) -> list[Path]:
     """The directories with checkpoints that a path stands for."""
     if not path.is_dir():
         raise ValueError(f"{path}: no such directory; expected a model or a run directory")

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 
-from epinformer_jax.data import elements, features, records, tables
+from epinformer_jax.data import elements, features, records, sequence, tables
 from epinformer_jax.data.batches import Sequences
 from epinformer_jax.data.elements import ElementRule
 from epinformer_jax.data.features import FeatureSchema
 from epinformer_jax.data.genome import Genome
 from epinformer_jax.data.loader import GeneSet
-from epinformer_jax.data.records import GeneExample
+from epinformer_jax.data.records import GeneExample, Manifest
 
 _KNOWN_COLUMNS = {*tables.GENE_COLUMNS, *tables.OPTIONAL_GENE_SIGNALS, "gene_name"}
 
@@ -101,11 +101,23 @@ def from_dataset(directory: str | os.PathLike, *, rule: ElementRule) -> GeneInpu
       ValueError: it holds windows, or was built with another rule.
     """
     manifest, examples = records.read_dataset(directory)
-    if manifest.kind != "genes":
-        raise ValueError(f"{directory} holds {manifest.kind}, expected genes")
+    return from_records(examples, manifest, rule=rule, where=str(directory))
+
+
+def from_records(
+    examples: list[GeneExample], manifest: Manifest, *, rule: ElementRule, where: str = "the data"
+) -> GeneInputs:
+    """Takes records as `read_dataset` returns them, all or some.
+
+    Raises:
+      ValueError: they are windows, there is none, or they were built with another rule.
+    """
+    if manifest.kind != "genes" or not examples:
+        found = manifest.kind if examples else "no record"
+        raise ValueError(f"{where} holds {found}, expected genes")
     built = ElementRule.from_dict(manifest.element_rule)
     if built != rule:
-        raise ValueError(f"{directory} was built with {built}, but the model needs {rule}")
+        raise ValueError(f"{where} was built with {built}, but the model needs {rule}")
     nothing = pd.DataFrame(columns=["gene_id", "chrom", "start", "end", "reason"])
     labels = np.stack([example.labels for example in examples])
     ids = pd.Index([example.gene_id for example in examples], name="gene_id")
@@ -113,6 +125,20 @@ def from_dataset(directory: str | os.PathLike, *, rule: ElementRule) -> GeneInpu
     return GeneInputs(
         examples, manifest.link_signal_names, manifest.gene_signal_names, nothing, carried
     )
+
+
+def other_strand(genes: GeneInputs) -> GeneInputs:
+    """The same genes with every sequence reverse-complemented; places and signals stay."""
+
+    def turned(example: GeneExample) -> GeneExample:
+        elements_codes = [sequence.reverse_complement(own) for own in element_codes(example)]
+        return dataclasses.replace(
+            example,
+            promoter=sequence.reverse_complement(example.promoter),
+            element_sequence=np.concatenate([np.empty(0, np.uint8), *elements_codes]),
+        )
+
+    return dataclasses.replace(genes, examples=[turned(example) for example in genes.examples])
 
 
 def on_scale_of(inputs: GeneInputs, schema: FeatureSchema, max_elements: int) -> GeneSet:

@@ -28,6 +28,7 @@ from epinformer_jax.data.loader import GeneSet
 from epinformer_jax.train import tasks
 
 BATCH_SIZE = 16
+MANY_GENES = 500
 DESCRIPTION = """\
 Predict expression of genes from a trained or converted model.
 
@@ -56,10 +57,13 @@ def predict_expression(
     *,
     ensemble: Ensemble = "auto",
     force: bool = False,
+    average_strands: bool = False,
     batch_size: int = BATCH_SIZE,
     show_progress: bool = False,
 ) -> Expression:
     """Predicts every gene once, in the order given; see `ensembles.speakers` for who predicts it.
+
+    `average_strands` takes the mean over all sequences as they are and all reverse-complemented.
 
     Raises:
       ValueError: a signal is missing, signals are on another scale than in training (unless
@@ -71,16 +75,21 @@ def predict_expression(
     ids = [example.gene_id for example in genes.examples]
     speaking = ensembles.speakers(models, genes.splits, ids, ensemble)
     scales.check(models, genes, force=force)
-    data = inputs.on_scale_of(genes, features.from_dict(info.schema), info.model.slots - 1)
+    strands = [genes, inputs.other_strand(genes)] if average_strands else [genes]
+    schema, elements = features.from_dict(info.schema), info.model.slots - 1
+    strands = [inputs.on_scale_of(strand, schema, elements) for strand in strands]
+    data = strands[0]
     plan = _plan(data, info.model, batch_size)
-    values = np.full(speaking.shape, np.nan)
+    values = np.where(speaking, 0.0, np.nan)
     attention = np.zeros((len(ids), info.model.slots))
-    with tqdm(total=int(speaking.sum()), unit="gene", disable=not show_progress) as bar:
+    total = int(speaking.sum()) * len(strands)
+    with tqdm(total=total, unit="gene", disable=not show_progress) as bar:
         for row, (model, mine) in enumerate(zip(models, speaking, strict=True)):
-            for chosen, prediction, weights in _run(model, data, plan, np.flatnonzero(mine)):
-                values[row, chosen] = prediction
-                attention[chosen] += weights
-                bar.update(len(chosen))
+            for strand in strands:
+                for chosen, prediction, weights in _run(model, strand, plan, np.flatnonzero(mine)):
+                    values[row, chosen] += prediction / len(strands)
+                    attention[chosen] += weights / len(strands)
+                    bar.update(len(chosen))
     attention /= speaking.sum(axis=0)[:, None]
     return Expression(
         _prediction_table(models, genes, data, values, speaking),
@@ -98,6 +107,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_input_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="predictions, .tsv or .tsv.gz")
     parser.add_argument("--attention", type=Path, help="attention to each element, likewise")
+    parser.add_argument(
+        "--average-strands",
+        action="store_true",
+        help="mean of all sequences and their other strand",
+    )
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
@@ -172,6 +186,7 @@ def run(args: argparse.Namespace) -> int:
         genes,
         ensemble=args.ensemble,
         force=args.force,
+        average_strands=args.average_strands,
         batch_size=args.batch_size,
         show_progress=True,
     )
@@ -230,7 +245,7 @@ def _plan(data: GeneSet, model: Any, batch_size: int) -> Plan:
         window_bp=model.window_bp,
         stride=model.encoder.stride,
         margin_bp=model.encoder.reach_bp,
-        layouts=1,
+        layouts=3 if len(data) > MANY_GENES else 1,  # each one takes seconds to compile
     )
 
 

@@ -5,6 +5,7 @@ its interval. Works for a cross-validation, a single fold, and runs of windows, 
 are missing; what is not there is left out or said to be missing, never made up.
 """
 
+import argparse
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,6 +28,10 @@ from epinformer_jax.data import atomic
 from epinformer_jax.data.chromosomes import natural_order
 
 REPORT_FILE = "report.html"
+DESCRIPTION = """\
+Write one page about a training run: scores beside baselines, folds, curves, one gene's elements.
+
+It needs nothing but the run directory, and is whole in itself: one HTML file without links."""
 
 _PREDICTOR_NAMES = {
     "model": "Model",
@@ -70,16 +75,28 @@ _ACTIVITY_SETTINGS = {
 }
 
 
-def write_report(run_dir: str | os.PathLike) -> Path:
-    """Writes RUN/report.html from what the run has left on disk and returns its path.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `epinformer report`."""
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the --workdir of training")
+    parser.add_argument("--out", type=Path, help=f"page (default: RUN_DIR/{REPORT_FILE})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the page, prints its path and returns the exit code."""
+    print(write_report(args.run_dir, args.out))
+    return 0
+
+
+def write_report(run_dir: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:
+    """Writes RUN/report.html (or `out`) from what the run has left on disk and returns its path.
 
     Raises:
       ValueError: not a run directory, no predictions in it, or a damaged file; names it.
     """
-    run = load_run(run_dir)
-    target = run.directory / REPORT_FILE
+    loaded = load_run(run_dir)
+    target = loaded.directory / REPORT_FILE if out is None else Path(out)
     with atomic.atomic_file(target) as temporary:
-        temporary.write_text(render(run), encoding="utf-8")
+        temporary.write_text(render(loaded), encoding="utf-8")
     return target
 
 

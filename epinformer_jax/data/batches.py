@@ -114,7 +114,8 @@ def make_plan(
     for _ in range(draws):
         order = rng.permutation(len(lengths))
         starts = np.arange(0, max(len(order) - batch_size + 1, 1), batch_size)
-        sums.append(np.add.reduceat(demand[order], starts, axis=0)[: len(starts)])
+        whole = order[: len(starts) * batch_size]
+        sums.append(np.add.reduceat(demand[whole], starts, axis=0))
     sums = np.concatenate(sums)[:4096]
     ladder = [_capacities(np.quantile(sums, share, axis=0)) for share in LADDERS[layouts]]
     ladder.append(_capacities(largest))

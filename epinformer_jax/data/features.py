@@ -113,6 +113,17 @@ def schema(name: str, preset: str) -> FeatureSchema:
     return FeatureSchema(name, preset, links, mrna + promoter, unknown, name != "pipeline2026")
 
 
+def without_promoter_signals(schema: FeatureSchema) -> FeatureSchema:
+    """The schema with promoter activity (and the promoter's DNase and H3K27ac) silent: 0 as gene features, the
+    constant `promoter_value` in the promoter's own slot. Shapes stay."""
+    links = tuple(dataclasses.replace(f, promoter_source="") for f in schema.link_features)
+    genes = tuple(
+        dataclasses.replace(f, transform="zero") if f.source.startswith("promoter_") else f
+        for f in schema.gene_features
+    )
+    return dataclasses.replace(schema, link_features=links, gene_features=genes)
+
+
 def link_array(
     schema: FeatureSchema,
     example: GeneExample,

@@ -20,7 +20,6 @@ from epinformer_jax.data.batches import Batch, Plan, Sequences, make_plan, pack_
 from epinformer_jax.data.records import GeneExample, Manifest, WindowExample, read_dataset
 
 Control = Literal["none", "scrambled_sequence", "permuted_labels"]
-Strands = Literal["forward", "both"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +147,26 @@ def load_genes(
     elif control == "permuted_labels":
         labels = rng.permutation(labels)
     return manifest, GeneSet(examples, sequences, links, np.stack(genes), labels)
+
+
+def with_schema(
+    data: GeneSet, manifest: Manifest, schema: features_lib.FeatureSchema
+) -> GeneSet:
+    """The same genes, sequences and labels with their inputs by another schema; slots stay as they are.
+
+    Raises:
+      ValueError: a signal is missing.
+    """
+    names = manifest.link_signal_names, manifest.gene_signal_names
+    links = [
+        features_lib.link_array(schema, example, *names)[: len(own.codes)]
+        for example, own in zip(data.examples, data.sequences, strict=True)
+    ]
+    genes = [
+        features_lib.gene_array(schema, example, manifest.gene_signal_names)
+        for example in data.examples
+    ]
+    return dataclasses.replace(data, link_features=links, gene_features=np.stack(genes))
 
 
 def load_windows(

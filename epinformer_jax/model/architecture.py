@@ -67,7 +67,10 @@ class ActivityConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExpressionConfig:
-    """The expression model (spec 1.4). `slots` counts the promoter: 61 in the published network.
+    """The expression model (spec 1.4).
+
+    `slots` counts the promoter: 61 in the published network. With `use_elements` False (the promoter preset) every slot but
+    the promoter's is taken as empty.
 
     `statistics` says what BatchNorm sees in training: `padded` counts every empty slot and every base outside an element
     as all-zero DNA, as the published training does; `real` counts only positions that hold DNA of a real element.

@@ -281,6 +281,8 @@ class Expression(nnx.Module):
     ) -> tuple[Float[Array, "B"], Float[Array, "B K S"]]:
         """Expression and the promoter's attention to every slot, per layer, mean over heads. Slot 0 must be in `mask`."""
         config = self.config
+        if not config.use_elements:
+            mask = mask & (jnp.arange(mask.shape[1]) == 0)[None]
         x = embeddings
         if config.link_features:
             x = self.fusion(x, link_features, config.compute_dtype)

@@ -40,8 +40,8 @@ def cast(x: Float[Array, "..."], dtype: str) -> Float[Array, "..."]:
 
 
 def elu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """ELU with alpha 1. exp(x) - 1 is as exact here as expm1 and cheaper; the inner minimum keeps gradients finite."""
-    return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0)) - 1)
+    """ELU with alpha 1. exp(x) - 1 is as exact here as expm1 and cheaper; the inner choice keeps gradients finite, 1 at 0."""
+    return jnp.where(x > 0, x, jnp.exp(jnp.where(x > 0, 0, x)) - 1)
 
 
 def max_pool(x: Float[Array, "N L C"]) -> Float[Array, "N M C"]:

@@ -91,13 +91,47 @@ def shifted(rows: Rows, by: Int[Array, "N"]) -> Rows:
     return rows._replace(x=moved * inside[..., None], offset=first, length=end - first)
 
 
+def flipped(rows: Rows, flip: Bool[Array, "N"]) -> Rows:
+    """The reverse complement of the rows where `flip` is true; the window stays centred."""
+    turned = jnp.where(flip[:, None, None], rows.x[:, ::-1, ::-1], rows.x)
+    offset = jnp.where(flip, rows.x.shape[1] - rows.offset - rows.length, rows.offset)
+    return rows._replace(x=turned, offset=offset)
+
+
+def augmented(rows: Rows, key, flip: bool, shift_bp: int) -> Rows:
+    """Rows on random strands and at random places, as far as asked for."""
+    flip_key, shift_key = jax.random.split(key)
+    if flip:
+        rows = flipped(rows, jax.random.bernoulli(flip_key, shape=rows.offset.shape))
+    if shift_bp:
+        by = jax.random.randint(shift_key, rows.offset.shape, -shift_bp, shift_bp + 1)
+        rows = shifted(rows, by)
+    return rows
+
+
 def embed_genes(
-    model: Expression, batch: PackedGenes, *, train: bool, train_encoder: bool, unknown: float
+    model: Expression,
+    batch: PackedGenes,
+    *,
+    train: bool,
+    train_encoder: bool,
+    unknown: float,
+    key=None,
+    flip: bool = False,
+    shift_bp: int = 0,
 ) -> Float[Array, "B S D"]:
-    """Embeddings of all slots of a packed batch; empty slots repeat some row and must stay masked."""
+    """Embeddings of all slots of a packed batch; empty slots repeat some row and must stay masked.
+
+    With `key`, for training: `flip` puts every sequence on a strand drawn anew, `shift_bp` moves it by up to so many bases;
+    windows must have been planned with that much more margin.
+    """
     dtype = model.head.output.kernel.dtype
     window = model.config.window_bp
-    groups = groups_of([expand(r, unknown=unknown, dtype=dtype) for r in batch.rows], window)
+    rows = [expand(r, unknown=unknown, dtype=dtype) for r in batch.rows]
+    if key is not None:
+        keys = jax.random.split(key, len(rows))
+        rows = [augmented(r, k, flip, shift_bp) for r, k in zip(rows, keys, strict=True)]
+    groups = groups_of(rows, window)
     nothing = jnp.zeros((1, window, 4), dtype)
     background = Background(nothing, batch.empty_rows.astype(dtype))
     parts = model.embed(groups, background, train=train, train_encoder=train_encoder)
@@ -105,11 +139,26 @@ def embed_genes(
 
 
 def express(
-    model: Expression, batch: PackedGenes, *, train: bool, train_encoder: bool = True, unknown: float
+    model: Expression,
+    batch: PackedGenes,
+    *,
+    train: bool,
+    train_encoder: bool = True,
+    unknown: float,
+    key=None,
+    flip: bool = False,
+    shift_bp: int = 0,
 ) -> tuple[Float[Array, "B"], Float[Array, "B K S"]]:
     """Expression and attention of a packed batch; equal to the dense model on the same genes."""
     embeddings = embed_genes(
-        model, batch, train=train, train_encoder=train_encoder, unknown=unknown
+        model,
+        batch,
+        train=train,
+        train_encoder=train_encoder,
+        unknown=unknown,
+        key=key,
+        flip=flip,
+        shift_bp=shift_bp,
     )
     dtype = embeddings.dtype
     return model.interact(
@@ -128,9 +177,16 @@ def activate(
     key=None,
     unknown: float,
     shift_bp: int = 0,
+    flip: bool = False,
 ) -> Float[Array, "N"]:
-    """log activity of a packed batch of windows; with `key`, rows first move by up to `shift_bp` bases either way."""
+    """log activity of a packed batch of windows.
+
+    With `key`, rows first stand on a strand drawn for each (`flip`), then move by up to `shift_bp` bases either way.
+    """
     rows = expand(batch.rows, unknown=unknown, dtype=model.head.output.kernel.dtype)
+    if key is not None and flip:
+        flip_key, key = jax.random.split(key)
+        rows = flipped(rows, jax.random.bernoulli(flip_key, shape=rows.offset.shape))
     if key is not None and shift_bp:
         shift_key, key = jax.random.split(key)
         rows = shifted(rows, jax.random.randint(shift_key, rows.offset.shape, -shift_bp, shift_bp + 1))

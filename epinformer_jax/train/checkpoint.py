@@ -1,4 +1,4 @@
-"""Checkpoints that are never silently wrong: orbax storage, a sha256 for every leaf, best and last kept.
+"""Checkpoints that are never silently wrong: orbax storage, a sha256 for every leaf, the best and the last two kept.
 
 One format for everything that holds weights: a directory with `checkpoints/<step>/`, each step a plain dictionary of arrays
 (`params`, `stats`, and in training `optimizer`) and a JSON record. The record carries what a user of the model needs (`info`),
@@ -43,6 +43,7 @@ class ModelInfo:
       chromosomes: {"train": [...], "valid": [...], "test": [...]}; empty lists when unknown.
       fold: name of the cross-validation fold, "" when none.
       genome: name of the assembly the model was trained on, "" when unknown.
+      cell: cell type the model was trained on, "" when unknown.
       promoter_bp: promoter window, bases.
       feature_quantiles: {feature name: [q05, q25, q50, q75, q95]} of the training genes' raw signals.
       data_fingerprint: of the training data set.
@@ -58,6 +59,7 @@ class ModelInfo:
     chromosomes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     fold: str = ""
     genome: str = ""
+    cell: str = ""
     promoter_bp: int = 2000
     feature_quantiles: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     data_fingerprint: str = ""
@@ -88,7 +90,7 @@ class DamagedCheckpoint(ValueError):
 
 
 class Checkpoints:
-    """The steps kept in one directory: the latest, and the best by score."""
+    """The steps kept in one directory: the latest two, so that a damaged one has a predecessor, and the best by score."""
 
     def __init__(self, directory: str | Path):
         import orbax.checkpoint as ocp
@@ -96,7 +98,7 @@ class Checkpoints:
 
         self.directory = epath.Path(directory) / FOLDER
         policy = managers.AnyPreservationPolicy(
-            [managers.LatestN(1), managers.BestN(get_metric_fn=_score, reverse=False, n=1)]
+            [managers.LatestN(2), managers.BestN(get_metric_fn=_score, reverse=False, n=1)]
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy, best_fn=_score, create=True, enable_async_checkpointing=True

@@ -6,6 +6,7 @@ read from a directory, after a check for leakage), transplanted, the expression 
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Int
 
 from epinformer_jax.data import features as features_lib
 from epinformer_jax.data import folds as folds_lib
+from epinformer_jax.data import loader
 from epinformer_jax.data.batches import Plan
 from epinformer_jax.data.folds import Fold
 from epinformer_jax.data.loader import GeneSet, Stream, WindowSet, load_genes, load_windows, stream
@@ -24,6 +26,7 @@ from epinformer_jax.model.functional import Variables
 from epinformer_jax.train import evaluation, loop, rundir, tasks
 from epinformer_jax.train.checkpoint import ModelInfo, load_model
 
+FIRST_STAGE = "stage_1"  # folder of the first of two stages, in the fold's
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -53,7 +56,11 @@ class Genes:
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """A window set, as the loop wants it; in training each window may also stand on its other strand."""
+    """A window set, as the loop wants it.
+
+    With `strands` both, training has each window on either strand; `random` ones are drawn on the
+    device, in model.packing.
+    """
 
     manifest: Manifest
     data: WindowSet
@@ -127,7 +134,7 @@ def _load_genes(config) -> Genes:
         slots=1 + config.model.max_elements,
         window_bp=config.model.window_bp,
         stride=encoder.stride,
-        margin_bp=encoder.reach_bp,
+        margin_bp=encoder.reach_bp + config.data.shift_bp,
         layouts=config.train.layouts,
     )
     return Genes(manifest, data, layout, schema, config.seed)
@@ -158,7 +165,12 @@ def _folds(config, loaded) -> list[Fold]:
 
 def _train_activity(config, fold: Fold, windows: Windows, directory: Path, run_id: str):
     model = activity_config(config)
-    objective = tasks.Objective(model, config.pretrain.loss, shift_bp=config.data.shift_bp)
+    objective = tasks.Objective(
+        model,
+        config.pretrain.loss,
+        shift_bp=config.data.shift_bp,
+        flip=config.data.strands == "random",
+    )
     start = functional.init(model, seed=config.seed)
     if config.task == "activity" and config.encoder.source == "directory":
         start = functional.transplant_encoder(_encoder_from(config, fold), start)
@@ -169,6 +181,7 @@ def _train_activity(config, fold: Fold, windows: Windows, directory: Path, run_i
         chromosomes=_chromosomes(fold, windows.manifest),
         fold=fold.name,
         genome=config.data.genome,
+        cell=config.data.cell,
         data_fingerprint=windows.manifest.fingerprint,
         source="trained by epinformer_jax",
     )
@@ -196,14 +209,50 @@ def _train_activity(config, fold: Fold, windows: Windows, directory: Path, run_i
 
 
 def _train_expression(config, fold, genes: Genes, windows, directory: Path, run_id: str):
-    model = expression_config(config, genes.schema)
-    objective = tasks.Objective(
-        model, config.train.loss, config.encoder.mode, genes.schema.unknown_base
-    )
-    start = functional.init(model, seed=config.seed)
+    start = functional.init(expression_config(config, genes.schema), seed=config.seed)
     encoder = _encoder_weights(config, fold, windows, directory, run_id)
     if encoder is not None:
         start = functional.transplant_encoder(encoder, start)
+    for stage in _stages(config, genes, directory):
+        stage.directory.mkdir(exist_ok=True)
+        start, table = _train_stage(config, fold, stage, start, run_id)
+    return table
+
+
+class _Stage(NamedTuple):
+    """One training of the expression model; the next one starts from its best weights."""
+
+    name: str
+    genes: Genes
+    settings: ml_collections.ConfigDict
+    directory: Path
+
+
+def _stages(config, genes: Genes, directory: Path) -> list[_Stage]:
+    """One stage; or two, of which the first has no promoter signals (spec 4.1)."""
+    if not config.second_stage.epochs:
+        return [_Stage("expression", genes, config.train, directory)]
+    silent = features_lib.without_promoter_signals(genes.schema)
+    data = loader.with_schema(genes.data, genes.manifest, silent)
+    first = dataclasses.replace(genes, data=data, schema=silent)
+    settings = ml_collections.ConfigDict({**config.train, **config.second_stage})
+    return [
+        _Stage("expression, stage 1", first, config.train, directory / FIRST_STAGE),
+        _Stage("expression, stage 2", genes, settings, directory),
+    ]
+
+
+def _train_stage(config, fold: Fold, stage: _Stage, start: Variables, run_id: str):
+    genes = stage.genes
+    model = expression_config(config, genes.schema)
+    objective = tasks.Objective(
+        model,
+        config.train.loss,
+        config.encoder.mode,
+        genes.schema.unknown_base,
+        flip=config.data.flip,
+        shift_bp=config.data.shift_bp,
+    )
     parts = {role: genes.data.where(getattr(fold, role)) for role in ("train", "valid", "test")}
     info = ModelInfo(
         model=model,
@@ -215,21 +264,22 @@ def _train_expression(config, fold, genes: Genes, windows, directory: Path, run_
         chromosomes=_chromosomes(fold, genes.manifest),
         fold=fold.name,
         genome=config.data.genome,
+        cell=config.data.cell,
         promoter_bp=genes.manifest.promoter_bp,
         feature_quantiles=_quantiles(genes, parts["train"]),
         data_fingerprint=genes.manifest.fingerprint,
         source="trained by epinformer_jax",
     )
     result = _fit(
-        config.train,
+        stage.settings,
         config.seed,
         objective,
         start,
         genes,
         parts,
-        directory,
+        stage.directory,
         info,
-        name=f"{fold.name} expression",
+        name=f"{fold.name} {stage.name}",
         run_id=run_id,
     )
     test = parts["test"]
@@ -240,9 +290,9 @@ def _train_expression(config, fold, genes: Genes, windows, directory: Path, run_
     links = evaluation.attention_table(
         genes.data, genes.manifest.link_signal_names, test, attention
     )
-    rundir.write_tsv(directory / "attention.tsv", links)
-    evaluation.write_fold(directory, config, result, table, info)
-    return table
+    rundir.write_tsv(stage.directory / "attention.tsv", links)
+    evaluation.write_fold(stage.directory, config, result, table, info)
+    return result.variables, table
 
 
 def _encoder_weights(config, fold, windows, directory, run_id) -> Variables | None:
@@ -256,7 +306,7 @@ def _encoder_weights(config, fold, windows, directory, run_id) -> Variables | No
 
 
 def _encoder_from(config, fold: Fold) -> Variables:
-    """The encoder of config.encoder.directory: of this fold where it has folds, after the check for leakage."""
+    """The encoder of config.encoder.directory (its fold of this name, if any), checked for leakage."""
     folder = Path(config.encoder.directory)
     if (folder / fold.name).is_dir():
         folder = folder / fold.name
@@ -270,6 +320,9 @@ def _encoder_from(config, fold: Fold) -> Variables:
 def check_leakage(info: ModelInfo, fold: Fold, name: str) -> None:
     """Refuses an encoder that was trained on a fold's test chromosomes; warns where it saw validation ones.
 
+    Where the encoder's data set names its splits otherwise (chromosomes against parts of a
+    library), names prove nothing: that is logged, and sequences that both hold are not looked for.
+
     Raises:
       ValueError: training chromosomes of the encoder meet the fold's test chromosomes.
     """
@@ -277,6 +330,15 @@ def check_leakage(info: ModelInfo, fold: Fold, name: str) -> None:
     if not seen:
         logging.warning(
             "%s does not say which chromosomes it was trained on; leakage is not excluded", name
+        )
+    elif not set(seen) & {*fold.train, *fold.valid, *fold.test}:
+        logging.warning(
+            "encoder %s was trained on %s ..., %s tests %s ...: no name in common, so sequences that "
+            "both data sets hold are not found",
+            name,
+            seen[0],
+            fold.name,
+            fold.test[0],
         )
     leaked = sorted(set(seen) & set(fold.test))
     if leaked:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,14 +57,25 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Readable JSON, written whole or not at all."""
+    """Readable JSON, written whole or not at all; JSON has no NaN or infinity: they become null."""
     with atomic.atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        text = json.dumps(_finite(content), indent=1, allow_nan=False)
+        temporary.write_text(text + "\n")
 
 
 def write_tsv(path: Path, frame: pd.DataFrame) -> None:
     """A tab-separated table with header, written whole or not at all; floats with 7 significant digits."""
     delimited.write_table(frame, path, float_format="%.7g")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class Objective:
       encoder: `tuned` trains it; `frozen` keeps its weights and its BatchNorm in evaluation mode; `frozen_as_published`
         keeps its weights only: BatchNorm goes on using and updating batch statistics, as the original does (spec 4.3).
       unknown_base: value of each channel at an unknown base.
-      shift_bp: in training of the activity model each sequence moves by up to so many bases, drawn anew each step.
+      shift_bp: in training each sequence moves by up to so many bases, drawn anew each step.
+      flip: in training each sequence stands on a strand drawn anew each step.
     """
 
     model: ModelConfig
@@ -40,6 +41,7 @@ class Objective:
     encoder: EncoderMode = "tuned"
     unknown_base: float = 0.25
     shift_bp: int = 0
+    flip: bool = False
 
 
 def smooth_l1(prediction: Values, target: Values, weight: Values) -> Float[Array, ""]:
@@ -91,6 +93,9 @@ def loss(
                 train=True,
                 train_encoder=train_encoder,
                 unknown=objective.unknown_base,
+                key=key if objective.flip or objective.shift_bp else None,
+                flip=objective.flip,
+                shift_bp=objective.shift_bp,
             )[0]
         return packing.activate(
             model,
@@ -99,6 +104,7 @@ def loss(
             key=key,
             unknown=objective.unknown_base,
             shift_bp=objective.shift_bp,
+            flip=objective.flip,
         )
 
     prediction, stats = functional.run(objective.model, variables, call)

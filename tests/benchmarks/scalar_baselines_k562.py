@@ -1,6 +1,6 @@
 """Measures the baselines on real data: what a network has to beat.
 
-    python tests/benchmarks/scalar_baselines_k562.py [--data ../shared/data] [--only k562|lentimpra]
+    python -m tests.benchmarks.scalar_baselines_k562 [--data ../shared/data] [--only k562|lentimpra]
 
 K562 RNA, 18,377 genes, the 12 published folds, each gene predicted by the fold that tests it, from
 the genome-wide tables in k562/ (links within 1-100 kb, power-law contact); beside them the
@@ -14,7 +14,9 @@ import pathlib
 import numpy as np
 import pandas as pd
 
+from epinformer_jax.analysis import benchmark_expression
 from epinformer_jax.data import sequence
+from epinformer_jax.data.folds import published_folds
 from epinformer_jax.data.records import GeneExample
 from epinformer_jax.data.tables import MRNA_FEATURES
 from epinformer_jax.train import baselines, metrics
@@ -81,21 +83,12 @@ def _example(gene: dict, label: np.float32, nearby: pd.DataFrame) -> GeneExample
 def measure_k562(folder: pathlib.Path) -> None:
     """Prints every scalar baseline and the published predictions over the 12 folds."""
     examples, answers = gene_examples(folder)
-    table = baselines.scalar_table(examples, LINK_SIGNALS, GENE_SIGNALS)
-    roles = pd.read_csv(folder / "cv_split_18377genes.csv.gz").set_index("ENSID").loc[table.index]
     labels = np.array([example.labels[0] for example in examples], np.float64)
-    chrom = np.array([example.chrom for example in examples])
-    predicted = {name: np.full(len(labels), np.nan) for name in baselines.BASELINES}
-    for fold in range(1, 13):
-        train, test = (roles[f"fold_{fold}"].to_numpy() == role for role in ("train", "test"))
-        found = baselines.fit_predict(table[train], labels[train], table[test])
-        for name, values in found.items():
-            predicted[name][test] = values
-    predicted["published"] = answers["published_prediction"].to_numpy()
-    for name, values in predicted.items():
-        show(f"K562 RNA {name}", metrics.evaluate(labels, values, chrom))
-    gain = metrics.paired_bootstrap(labels, predicted["mlp"], predicted["published"], chrom)
-    print("K562 RNA mlp - published: r {value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**gain))
+    genes = benchmark_expression.Genes(examples, LINK_SIGNALS, GENE_SIGNALS, labels)
+    others = {"published": answers["published_prediction"]}
+    table = benchmark_expression.compare(genes, published_folds(), others, show_progress=True)
+    print("K562 RNA, held out over 12 folds")
+    print(benchmark_expression.describe(benchmark_expression.score(table)), flush=True)
 
 
 def measure_lentimpra(folder: pathlib.Path) -> None:

@@ -1,0 +1,325 @@
+"""What `epinformer_jax.load_model` returns: predictions from Python, NumPy and pandas out."""
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from epinformer_jax.analysis import activity, ensembles, inputs, predict
+from epinformer_jax.analysis.activity import Codes
+from epinformer_jax.analysis.ensembles import Ensemble
+from epinformer_jax.analysis.inputs import GeneInputs
+from epinformer_jax.analysis.predict import Expression
+from epinformer_jax.data import batches, sequence, tables
+from epinformer_jax.data.genome import Genome
+from epinformer_jax.data.records import GeneExample, Manifest, WindowExample
+from epinformer_jax.model import functional, packing
+from epinformer_jax.model.architecture import ModelConfig
+from epinformer_jax.model.encoder import groups_of
+from epinformer_jax.model.functional import Variables
+from epinformer_jax.train import checkpoint
+from epinformer_jax.train.checkpoint import ModelInfo
+
+PathLike = str | os.PathLike
+Table = PathLike | pd.DataFrame
+Genes = Table | GeneInputs | list[GeneExample]
+Sequences = (
+    str
+    | os.PathLike
+    | np.ndarray
+    | pd.DataFrame
+    | Mapping[str, str | np.ndarray]
+    | Sequence[str | np.ndarray | WindowExample]
+)
+EMBED_BATCH_SIZE = 64
+
+
+def load_model(directory: PathLike) -> "Model":
+    """Loads one model, or all folds of a run directory (each gene is then predicted by the fold
+    that tests it).
+
+    Raises:
+      ValueError: the directory holds no model, or models that do not belong together.
+    """
+    directory = Path(directory)
+    folders = ensembles.model_folders(directory, "expression")
+    kind = checkpoint.load_model(folders[0])[1].model.kind
+    return Model(ensembles.load_models([directory], kind=kind))
+
+
+class Model:
+    """One or several models of the same kind that speak together (`members`).
+
+    Sequences are text or the codes of data.sequence, no longer than the model's window (they are
+    centred in it). Where several models are loaded, the fold that tests a chromosome predicts it,
+    and the mean of all where none does; `ensemble` says otherwise (analysis.ensembles).
+    """
+
+    def __init__(self, members: Sequence[ensembles.Model]):
+        self.members = tuple(members)
+
+    def __repr__(self) -> str:
+        info = self.members[0].info
+        who = ", ".join(member.name for member in self.members)
+        return f"<{info.model.kind} model of {info.label}: {who}>"
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the one model is; refuses where several are loaded: see `members`."""
+        return self._only().info
+
+    @property
+    def variables(self) -> Variables:
+        """The one model's weights, for model.functional; likewise."""
+        return self._only().variables
+
+    @property
+    def config(self) -> ModelConfig:
+        """The one model's network, for model.functional; likewise."""
+        return self._only().info.model
+
+    def predict(self, genes: Genes, links: Table | None = None, **options) -> pd.DataFrame:
+        """Predicted expression, a row a gene; arguments are those of `express`."""
+        return self.express(genes, links, **options).predictions
+
+    def attention(self, genes: Genes, links: Table | None = None, **options) -> pd.DataFrame:
+        """The promoter's attention, a row a gene and element; arguments are those of `express`."""
+        return self.express(genes, links, **options).attention
+
+    def express(
+        self,
+        genes: Genes,
+        links: Table | None = None,
+        *,
+        fasta: PathLike | Genome | None = None,
+        split_of: Mapping[str, str] | None = None,
+        manifest: Manifest | None = None,
+        average_strands: bool = False,
+        ensemble: Ensemble = "auto",
+        force: bool = False,
+        batch_size: int = predict.BATCH_SIZE,
+        show_progress: bool = False,
+    ) -> Expression:
+        """Predicted expression and attention of genes; see `analysis.predict.Expression`.
+
+        Args:
+          genes: genes.tsv or its frame, with `links` and `fasta`; a directory with a genes data
+            set; records with the `manifest` of their data set; or `analysis.inputs.GeneInputs`.
+          links: links.tsv or its frame; without it genes have no elements.
+          fasta: the genome that tables speak of.
+          split_of: chromosome that each contig counts as; its own name without that.
+          manifest: of the data set that records come from (`data.records.read_dataset`).
+          average_strands: mean of all sequences as they are and all reverse-complemented.
+          ensemble: who predicts a gene where several models are loaded.
+          force: predict although signals are on another scale than in training.
+
+        Raises:
+          ValueError: this is an activity model, a table is wrong (named with its line), or a signal
+            is missing or on another scale.
+        """
+        self._require("expression", "activity and embed")
+        if not isinstance(genes, GeneInputs):
+            genes = self._gene_inputs(genes, links, fasta, split_of, manifest)
+        return predict.predict_expression(
+            self.members,
+            genes,
+            ensemble=ensemble,
+            force=force,
+            average_strands=average_strands,
+            batch_size=batch_size,
+            show_progress=show_progress,
+        )
+
+    def activity(
+        self,
+        sequences: Sequences | None = None,
+        *,
+        fasta: PathLike | None = None,
+        split_of: Mapping[str, str] | None = None,
+        average_strands: bool = False,
+        ensemble: Ensemble = "auto",
+        batch_size: int = activity.BATCH_SIZE,
+        show_progress: bool = False,
+    ) -> pd.DataFrame:
+        """Predicted activity, a row a sequence: name, the label, activity, fold and in_training.
+
+        Args:
+          sequences: one sequence, several, {name: sequence}, window records, or a table of windows
+            (a frame with the columns sequence and split, or with chrom, start, end and `fasta`).
+          fasta: sequences, one a record; with a table of windows (a path or frame): the genome.
+          split_of: chromosome that each contig counts as.
+          average_strands: mean of a sequence and its reverse complement.
+
+        Raises:
+          ValueError: this is an expression model, or a sequence is longer than the window.
+        """
+        self._require("activity", "predict, attention and embed")
+        names, codes, splits = _named_codes(sequences, fasta, split_of)
+        return activity.predict_activity(
+            self.members,
+            names,
+            codes,
+            splits=splits,
+            ensemble=ensemble,
+            average_strands=average_strands,
+            batch_size=batch_size,
+            show_progress=show_progress,
+        )
+
+    def embed(
+        self,
+        sequences: Sequences | None = None,
+        *,
+        fasta: PathLike | None = None,
+        average_strands: bool = False,
+        batch_size: int = EMBED_BATCH_SIZE,
+    ) -> Float[np.ndarray, "N D"]:
+        """One vector a sequence, in the order given; sequences are given as in `activity`.
+
+        Of an expression model: what its attention sees of a slot, before link features. Of an
+        activity model: the mean over positions of what leaves the encoder.
+
+        Raises:
+          ValueError: several models are loaded (their embeddings have nothing in common), or a
+            sequence is longer than the window.
+        """
+        only = self._only()
+        names, codes, _ = _named_codes(sequences, fasta, None)
+        window_bp = only.info.model.window_bp
+        for name, own in zip(names, codes, strict=True):
+            if not 0 < len(own) <= window_bp:
+                raise ValueError(
+                    f"sequence {name} has {len(own)} bases, expected 1 to {window_bp}; cut it first"
+                )
+        strands = [codes, [sequence.reverse_complement(own) for own in codes]]
+        parts = [_embed(only, own, batch_size) for own in strands[: 1 + average_strands]]
+        return np.mean(parts, axis=0)
+
+    def _gene_inputs(self, genes, links, fasta, split_of, manifest) -> GeneInputs:
+        rule = predict.rule_of(self.members[0])
+        is_path = isinstance(genes, str | os.PathLike)
+        if is_path and Path(genes).is_dir():
+            return inputs.from_dataset(genes, rule=rule)
+        if not is_path and not isinstance(genes, pd.DataFrame):
+            if manifest is None:
+                raise ValueError(
+                    "records were given without the manifest of their data set, which names their "
+                    "signals; pass manifest="
+                )
+            return inputs.from_records(list(genes), manifest, rule=rule)
+        if fasta is None:
+            raise ValueError("a table of genes was given without a genome; pass fasta=")
+        frame = _read(genes, "genes", functools.partial(tables.read_genes, labels=()))
+        if links is not None:
+            links = _read(links, "links", functools.partial(tables.read_links, genes=frame))
+        promoter_bp = self.members[0].info.promoter_bp
+        given = {"rule": rule, "promoter_bp": promoter_bp, "split_of": split_of}
+        if isinstance(fasta, Genome):
+            return inputs.from_tables(frame, links, fasta, **given)
+        with Genome(fasta) as genome:
+            return inputs.from_tables(frame, links, genome, **given)
+
+    def _only(self) -> ensembles.Model:
+        if len(self.members) > 1:
+            raise ValueError(
+                f"{len(self.members)} models are loaded; take one of .members, or load its folder"
+            )
+        return self.members[0]
+
+    def _require(self, kind: str, instead: str) -> None:
+        found = self.members[0].info.model.kind
+        if found != kind:
+            raise ValueError(f"this is an {found} model, which can {instead}; load an {kind} model")
+
+
+def _named_codes(
+    sequences: Sequences | None, fasta: PathLike | None, split_of: Mapping[str, str] | None
+) -> tuple[list[str], list[Codes], list[str] | None]:
+    """Names, codes, and splits where they are known."""
+    if sequences is None:
+        if fasta is None:
+            raise ValueError("there is nothing to predict; give sequences or fasta=")
+        return (*activity.read_fasta(fasta), None)
+    if isinstance(sequences, pd.DataFrame | os.PathLike) or fasta is not None:
+        return _of_windows(sequences, fasta, split_of or {})
+    if isinstance(sequences, Mapping):
+        return list(sequences), [_codes(own) for own in sequences.values()], None
+    if isinstance(sequences, str) or (
+        isinstance(sequences, np.ndarray) and sequences.dtype == np.uint8 and sequences.ndim == 1
+    ):
+        sequences = [sequences]
+    listed = list(sequences)
+    if listed and isinstance(listed[0], WindowExample):
+        splits = [example.split for example in listed]
+        return [example.name for example in listed], [e.sequence for e in listed], splits
+    return [str(row) for row in range(len(listed))], [_codes(own) for own in listed], None
+
+
+def _of_windows(windows, fasta, split_of):
+    frame = _read(windows, "windows", functools.partial(tables.read_windows, labels=()))
+    names = [str(name) for name in frame["name"]]
+    if "sequence" in frame:
+        return names, [_codes(own) for own in frame["sequence"]], list(frame["split"])
+    if fasta is None:
+        raise ValueError("windows are given by chrom, start and end; pass the genome as fasta=")
+    with Genome(fasta) as genome:
+        places = zip(frame["chrom"], frame["start"], frame["end"], strict=True)
+        codes = [genome.fetch(chrom, int(start), int(end)) for chrom, start, end in places]
+    splits = frame["split"] if "split" in frame else frame["chrom"]
+    return names, codes, [split_of.get(split, split) for split in splits]
+
+
+def _codes(own: str | np.ndarray) -> Codes:
+    return sequence.encode(own) if isinstance(own, str | bytes) else np.asarray(own, np.uint8)
+
+
+def _read(table: Table, what: str, reader: Callable[[PathLike], pd.DataFrame]) -> pd.DataFrame:
+    """A frame goes through the same checks as a file; errors name its line as that of `what`."""
+    if not isinstance(table, pd.DataFrame):
+        return reader(table)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{what}.tsv"
+        table.to_csv(path, sep="\t", index=False)
+        try:
+            frame = reader(path)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), f"the frame of {what}")) from None
+    return frame
+
+
+def _embed(model: ensembles.Model, codes: list[Codes], batch_size: int) -> np.ndarray:
+    config = model.info.model
+    step = _embed_step(config, model.info.unknown_base)
+    variables = jax.device_put(model.variables)
+    size = min(batch_size, max(len(codes), 1))
+    width = config.embedding if config.kind == "expression" else config.encoder.channels[-1]
+    parts = [np.empty((0, width), np.float32)]
+    for first in range(0, len(codes), size):
+        chosen = codes[first : first + size]
+        labels = np.zeros(len(chosen), np.float32)
+        batch = batches.pack_windows(chosen, labels, window_bp=config.window_bp, batch_size=size)
+        rows = packing.PackedRows(**batch["rows"])
+        parts.append(jax.device_get(step(variables, rows))[: len(chosen)])
+    return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=8)
+def _embed_step(config: ModelConfig, unknown: float):
+    """The jitted embedding (variables, rows) -> [N, D]."""
+
+    def step(variables: Variables, rows: packing.PackedRows):
+        module = functional.bind(config, variables)
+        dtype = module.head.output.kernel.dtype
+        groups = groups_of([packing.expand(rows, unknown=unknown, dtype=dtype)], config.window_bp)
+        if config.kind == "expression":
+            return module.embed(groups, None, train=False)[0]
+        (group,), _ = module.encoder(groups, None, train=False, dtype=config.compute_dtype)
+        return group.x.mean(axis=1)
+
+    return jax.jit(step)

@@ -1,0 +1,107 @@
+"""`epinformer COMMAND`: finds the command's module, parses its arguments, runs it.
+
+An expected failure (bad input, unreadable file, no such model) is one line on stderr, exit code 2.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+from epinformer_jax import messages
+
+
+def _convert() -> ModuleType:
+    """turn a published PyTorch checkpoint into a model directory"""
+    from epinformer_jax import convert
+
+    return convert
+
+
+def _predict() -> ModuleType:
+    """predict expression of genes, and the attention to their elements"""
+    from epinformer_jax.analysis import predict
+
+    return predict
+
+
+def _activity() -> ModuleType:
+    """predict the activity of sequences"""
+    from epinformer_jax.analysis import activity
+
+    return activity
+
+
+def _benchmark() -> ModuleType:
+    """measure predictions, with baselines and intervals beside them"""
+    from epinformer_jax.analysis import benchmark
+
+    return benchmark
+
+
+def _report() -> ModuleType:
+    """write the page about a training run"""
+    from epinformer_jax.analysis import report
+
+    return report
+
+
+# Command -> function that imports its module; the function's docstring is the line in the overview.
+COMMANDS: dict[str, Callable[[], ModuleType]] = {
+    "convert": _convert,
+    "predict": _predict,
+    "activity": _activity,
+    "benchmark": _benchmark,
+    "report": _report,
+}
+PROGRAM = "epinformer"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"error: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    with messages.on_stderr():
+        module = COMMANDS[name]()
+        parser = argparse.ArgumentParser(
+            prog=f"{PROGRAM} {name}",
+            description=module.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(parser)
+        args = parser.parse_args(rest)
+        try:
+            return module.run(args)
+        except (ValueError, OSError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("error: interrupted", file=sys.stderr)
+            return 130
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {load.__doc__}" for name, load in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} COMMAND [options]",
+            "",
+            "Uses trained and converted models; `python -m epinformer_jax.main` trains them.",
+            "",
+            *lines,
+            "",
+            f"{PROGRAM} COMMAND --help lists a command's options.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

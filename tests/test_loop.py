@@ -1,0 +1,489 @@
+"""The training loop: resume without a trace, stop where it should, compile what it must and no more."""
+
+import dataclasses
+import json
+import math
+import random
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_datasets
+import tiny_models
+import train_tiny
+
+from epinformer_jax.data import batches, loader
+from epinformer_jax.model import functional
+from epinformer_jax.train import loop, metrics, tasks
+from epinformer_jax.train.checkpoint import Checkpoints
+
+SCRIPT = "tests/train_tiny.py"
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+EPOCHS = 4
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    with tiny_models.quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data():
+    return train_tiny.one_layout(train_tiny.examples(per_split=7))
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory):
+    """A finished training, and the folder with its checkpoints."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    return train_tiny.fit(data, folder, epochs=EPOCHS), folder
+
+
+class Stopped(Exception):
+    """What a test raises in the middle of a training."""
+
+
+def with_pack(data, change):
+    """The same examples; batches of training go through change(pack, indices)."""
+
+    class Changed(type(data)):
+        def stream(self, indices, *, shuffle):
+            stream = super().stream(indices, shuffle=shuffle)
+            if not shuffle:
+                return stream
+            return dataclasses.replace(stream, pack=lambda chosen: change(stream.pack, chosen))
+
+    return Changed(**{f.name: getattr(data, f.name) for f in dataclasses.fields(data)})
+
+
+def stopping_at(data, number):
+    """Raises when batch `number` (counted from the start of this process) is packed."""
+    packed = iter(range(10**9))
+
+    def change(pack, chosen):
+        if next(packed) == number:
+            raise Stopped
+        return pack(chosen)
+
+    return with_pack(data, change)
+
+
+def without_times(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+def assert_same_fit(got, expected):
+    """Weights and history bit for bit; only the time taken may differ."""
+    tiny_models.assert_trees_close(got.variables, expected.variables, atol=0)
+    assert without_times(got.history) == without_times(expected.history)
+    assert got.best_epoch == expected.best_epoch
+
+
+def last_step(folder):
+    checkpoints = Checkpoints(folder)
+    try:
+        return checkpoints.restore(checkpoints.steps()[-1])
+    finally:
+        checkpoints.close()
+
+
+def test_history_has_a_row_an_epoch_and_training_lowers_the_loss(unbroken, data):
+    result, folder = unbroken
+    steps = data.stream(data.data.where(tiny_datasets.SPLITS[:2]), shuffle=True).steps_per_epoch
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4]
+    assert [row["step"] for row in result.history] == [steps * n for n in (1, 2, 3, 4)]
+    assert set(result.history[0]) == {
+        "epoch",
+        "step",
+        "train_loss",
+        "valid_loss",
+        "valid_pearson",
+        "valid_spearman",
+        "learning_rate",
+        "seconds",
+    }
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    assert {row["learning_rate"] for row in result.history} == {pytest.approx(3e-3)}
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_the_fit_returns_the_weights_of_its_best_epoch(unbroken, data):
+    result, _ = unbroken
+    scores = [row["valid_pearson"] for row in result.history]
+    assert result.best_epoch == 1 + max(range(EPOCHS), key=lambda i: (scores[i], i))
+    valid = data.data.where(tiny_datasets.SPLITS[2:3])
+    stream = data.stream(valid, shuffle=False)
+    prediction, _ = loop.predict_all(train_tiny.OBJECTIVE, result.variables, stream, len(valid))
+    r = metrics.pearson(data.labels[valid].astype(float), prediction)
+    assert r == pytest.approx(scores[result.best_epoch - 1], abs=1e-12)
+
+
+@pytest.mark.parametrize("batch", [0, 5, 9, 15])
+def test_a_run_that_was_stopped_and_resumed_equals_the_unbroken_one(
+    batch, unbroken, data, tmp_path
+):
+    """Stopped before the first checkpoint, within an epoch, and at the start of one (4 steps each)."""
+    with pytest.raises(Stopped):
+        train_tiny.fit(stopping_at(data, batch), tmp_path, epochs=EPOCHS)
+    assert_same_fit(train_tiny.fit(data, tmp_path, epochs=EPOCHS), unbroken[0])
+    whole, resumed = last_step(unbroken[1]), last_step(tmp_path)
+    tiny_models.assert_trees_close(resumed.tree, whole.tree, atol=0)  # the optimiser's state too
+
+
+def test_a_run_with_more_epochs_goes_on_where_a_shorter_one_ended(unbroken, data, tmp_path):
+    """Epochs are no part of the state: two epochs, then two more, are four."""
+    train_tiny.fit(data, tmp_path, epochs=2)
+    progress = last_step(tmp_path).progress
+    assert progress["finished"] and progress["epoch"] == 2
+    again = train_tiny.fit(data, tmp_path, epochs=2)  # nothing left to do
+    assert len(again.history) == 2
+
+
+def test_a_finished_run_is_not_trained_again(unbroken, data, tmp_path):
+    shutil.copytree(unbroken[1], tmp_path / "copy")
+    refuses = stopping_at(data, 0)
+    assert_same_fit(train_tiny.fit(refuses, tmp_path / "copy", epochs=EPOCHS), unbroken[0])
+
+
+def damage(folder):
+    """Changes one byte in the middle of the largest file below."""
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    largest.write_bytes(content)
+
+
+def test_after_a_damaged_checkpoint_the_run_still_ends_as_the_unbroken_one(
+    unbroken, data, tmp_path, caplog
+):
+    with pytest.raises(Stopped):
+        train_tiny.fit(stopping_at(data, 14), tmp_path, epochs=EPOCHS)
+    steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert len(steps) >= 2, "there is no earlier step to fall back to"
+    damage(tmp_path / "checkpoints" / str(steps[-1]) / "state")
+    with caplog.at_level("WARNING", logger="absl"):
+        resumed = train_tiny.fit(data, tmp_path, epochs=EPOCHS)
+    assert_same_fit(resumed, unbroken[0])
+    warnings = [r.message for r in caplog.records if "falling back" in r.message]
+    assert len(warnings) == 1 and f"checkpoints/{steps[-1]}" in warnings[0]
+
+
+def test_a_directory_of_another_run_is_refused(unbroken, data, tmp_path):
+    shutil.copytree(unbroken[1], tmp_path / "copy")
+    with pytest.raises(ValueError, match="another configuration or other data"):
+        train_tiny.fit(data, tmp_path / "copy", epochs=EPOCHS, run_id="other")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(data, tmp_path):
+    """The labels of one step of the second epoch become NaN; the first epoch's checkpoint stays."""
+    packed = iter(range(10**9))
+
+    def change(pack, chosen):
+        batch = pack(chosen)
+        return {**batch, "labels": batch["labels"] * np.nan} if next(packed) == 6 else batch
+
+    with pytest.raises(ValueError, match="the loss at step 6 is nan.*lower the learning rate"):
+        train_tiny.fit(with_pack(data, change), tmp_path, epochs=EPOCHS)
+    assert last_step(tmp_path).progress["epoch"] == 1
+
+
+def advance(scores, **spec):
+    """(finished, waited, best epoch) after each epoch of these validation correlations."""
+    progress = {"history": [], "best_score": -1e30, "best_epoch": 0, "waited": 0}
+    seen = []
+    for epoch, score in enumerate(scores, start=1):
+        row = {"epoch": epoch, "step": epoch, "valid_pearson": score, "valid_loss": -score}
+        loop._advance(progress, row, loop.FitSpec(epochs=99, **spec))
+        seen.append((progress["finished"], progress["waited"], progress["best_epoch"]))
+    return seen
+
+
+def test_a_tie_counts_as_an_improvement():
+    assert advance([0.5, 0.5, 0.4, 0.5], patience_epochs=2) == [
+        (False, 0, 1),
+        (False, 0, 2),
+        (False, 1, 2),
+        (False, 0, 4),
+    ]
+
+
+def test_training_stops_when_patience_is_used_up():
+    assert advance([0.5, 0.4, 0.45, 0.49], patience_epochs=3)[-1] == (True, 3, 1)
+    assert not advance([0.5] + [0.4] * 50, patience_epochs=0)[-1][0]
+
+
+def test_an_epoch_without_a_score_is_no_improvement():
+    assert advance([math.nan, 0.1, math.nan], patience_epochs=9) == [
+        (False, 1, 0),
+        (False, 0, 2),
+        (False, 1, 2),
+    ]
+
+
+def test_scores_follow_the_published_and_the_plain_reading():
+    assert advance([-0.9, 0.5], patience_epochs=0, score="pearson_squared")[-1][2] == 1
+    assert advance([-0.9, 0.5], patience_epochs=0, score="pearson")[-1][2] == 2
+    assert advance([-0.9, 0.5], patience_epochs=0, score="loss")[-1][2] == 2
+
+
+def test_the_last_of_all_epochs_finishes_the_run():
+    progress = {"history": [], "best_score": -1e30, "best_epoch": 0, "waited": 0}
+    row = {"epoch": 3, "step": 9, "valid_pearson": 0.1, "valid_loss": 0.0}
+    loop._advance(progress, row, loop.FitSpec(epochs=3, patience_epochs=0))
+    assert progress["finished"]
+
+
+def test_predictions_are_one_for_each_example_in_order(unbroken, data):
+    variables = unbroken[0].variables
+    chosen = data.data.where(["chr4"])[::-1]
+    assert len(chosen) % data.layout.batch_size, "no short batch"
+    stream = data.stream(chosen, shuffle=False)
+    values, attention = loop.predict_all(train_tiny.OBJECTIVE, variables, stream, len(chosen))
+    assert values.dtype == np.float64 and attention.shape == (len(chosen), 5)
+    np.testing.assert_allclose(attention.sum(axis=1), 1, atol=1e-5)
+    for number, gene in enumerate(chosen):
+        alone = data.stream(np.array([gene]), shuffle=False)
+        one, _ = loop.predict_all(train_tiny.OBJECTIVE, variables, alone, 1)
+        assert one[0] == pytest.approx(values[number], abs=1e-6)
+    with pytest.raises(ValueError, match=f"predicted {len(chosen)} of 99 examples"):
+        loop.predict_all(train_tiny.OBJECTIVE, variables, stream, 99)
+
+
+def step_state(objective, seed=0):
+    variables = functional.init(objective.model, seed=seed)
+    optimizer = loop.make_optimizer(objective, train_tiny.OPTIMIZER)
+    params = loop.put_replicated(variables.params)
+    inner = loop.put_replicated(optimizer.init(params))
+    return loop.State(params, loop.put_replicated(variables.stats), inner), variables
+
+
+def test_compilations_stop_growing_and_the_largest_layout_is_compiled_when_met():
+    data = train_tiny.examples(per_split=12)
+    largest = np.argsort([-gene.lengths.sum() for gene in data.data.sequences])[:4]
+    rare = data.data.batch(largest, data.layout)
+    assert len(data.layout.layouts) == 2
+    batches_of_rows = [sum(len(rows["weight"]) for rows in rare["rows"])]
+    assert batches_of_rows == [sum(data.layout.layouts[-1])], "the largest genes fit an earlier layout"
+    objective = dataclasses.replace(train_tiny.OBJECTIVE, loss="mse")  # a cache of its own
+    step = loop.train_step(objective, train_tiny.OPTIMIZER)
+    assert loop.train_step(objective, train_tiny.OPTIMIZER) is step, "compiled anew for each fold"
+    state, _ = step_state(objective)
+    key = jax.random.key(0)
+    # the batches of two epochs that take the first layout, as nearly all do
+    stream = data.stream(np.arange(48), shuffle=True)
+    compiled = []
+    for number, batch in enumerate(stream.batches(0, 2 * stream.steps_per_epoch)):
+        if [len(rows["weight"]) for rows in batch["rows"]] == [
+            c for c in data.layout.layouts[0] if c
+        ]:
+            state, _ = step(state, loop.put_batch(batch), jax.random.fold_in(key, number))
+            compiled.append(step._cache_size())
+    assert len(compiled) > stream.steps_per_epoch and set(compiled) == {1}
+    for number in range(2):
+        state, loss = step(state, loop.put_batch(rare), jax.random.fold_in(key, 100 + number))
+        assert np.isfinite(loss) and step._cache_size() == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "weights_move", "statistics_move"),
+    [("tuned", True, True), ("frozen", False, False), ("frozen_as_published", False, True)],
+)
+def test_a_frozen_encoder_keeps_its_weights(mode, weights_move, statistics_move, data):
+    objective = dataclasses.replace(train_tiny.OBJECTIVE, encoder=mode)
+    step = loop.train_step(objective, train_tiny.OPTIMIZER)
+    state, start = step_state(objective)
+    for number in range(2):
+        batch = loop.put_batch(data.data.batch(np.arange(4) + number, data.layout))
+        state, _ = step(state, batch, jax.random.key(number))
+
+    def moved(after, before):
+        pairs = zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True)
+        return [not np.array_equal(a, b) for a, b in pairs]
+
+    encoder = moved(state.params["encoder"], start.params["encoder"])
+    assert all(encoder) if weights_move else not any(encoder)
+    statistics = moved(state.stats["encoder"], start.stats["encoder"])
+    assert all(statistics) if statistics_move else not any(statistics)
+    rest = [moved(state.params[k], start.params[k]) for k in state.params if k != "encoder"]
+    assert all(map(any, rest))
+
+
+def test_learning_rates_follow_their_schedule():
+    constant = loop.learning_rate_of(loop.OptimizerSpec(0.1))
+    assert [float(constant(step)) for step in (0, 7, 10**6)] == pytest.approx([0.1] * 3)
+    warm = loop.learning_rate_of(loop.OptimizerSpec(0.1, warmup_steps=4))
+    expected = [0, 0.025, 0.05, 0.075, 0.1, 0.1]
+    assert [float(warm(step)) for step in range(6)] == pytest.approx(expected)
+    cosine = loop.learning_rate_of(
+        loop.OptimizerSpec(0.1, schedule="cosine", warmup_steps=2, total_steps=10)
+    )
+    expected = [0, 0.05, *(0.05 * (1 + math.cos(math.pi * n / 8)) for n in range(9)), 0]
+    assert [float(cosine(step)) for step in range(12)] == pytest.approx(expected, abs=1e-8)
+    plain = loop.learning_rate_of(loop.OptimizerSpec(0.1, schedule="cosine", total_steps=10))
+    assert float(plain(0)) == pytest.approx(0.1) and float(plain(10)) == pytest.approx(0, abs=1e-8)
+
+
+def test_the_optimizer_is_adamw_with_decay_on_every_parameter():
+    """One step written out: decoupled decay, betas 0.9 and 0.999, epsilon 1e-8."""
+    spec = loop.OptimizerSpec(learning_rate=0.01, weight_decay=0.1)
+    transform = loop.make_optimizer(train_tiny.OBJECTIVE, spec)
+    params = {"encoder": {"bias": jnp.array([2.0, -3.0])}, "head": {"scale": jnp.array([0.5])}}
+    gradient = jax.tree.map(lambda x: 0.3 * x, params)
+    updates, _ = transform.update(gradient, transform.init(params), params)
+    got = optax.apply_updates(params, updates)
+    for name, leaf in (("encoder", "bias"), ("head", "scale")):
+        p, g = np.asarray(params[name][leaf], float), np.asarray(gradient[name][leaf], float)
+        step = g / (np.abs(g) + 1e-8) + 0.1 * p  # after one step both moments are unbiased
+        np.testing.assert_allclose(got[name][leaf], p - 0.01 * step, rtol=1e-5)
+
+
+def test_the_loop_takes_windows_with_dropout_and_resumes_them_alike(tmp_path):
+    """Dropout and shifts are drawn from (seed, step), so they too survive a stop."""
+    from epinformer_jax.train.checkpoint import ModelInfo
+    from epinformer_jax.train.crossval import Windows
+
+    tiny_datasets.write_windows(tmp_path / "windows", per_split=6)
+    manifest, data = loader.load_windows(
+        tmp_path / "windows", label="log2_activity", window_bp=tiny_datasets.ACTIVITY_BP
+    )
+    examples = Windows(manifest, data, 8, "both", seed=0)
+    model = dataclasses.replace(tiny_models.ACTIVITY, dropout=0.5)
+    objective = tasks.Objective(model, "mse", shift_bp=3)
+    train, valid = data.where(["chr1", "chr2"]), data.where(["chr3"])
+
+    def fit(examples, directory, epochs=3):
+        return loop.fit(
+            objective,
+            loop.OptimizerSpec(1e-3, schedule="cosine", total_steps=9),
+            loop.FitSpec(epochs, 0, "loss", seed=5),
+            functional.init(model, seed=0),
+            examples,
+            train,
+            valid,
+            tmp_path / directory,
+            ModelInfo(model),
+            name="windows",
+            run_id="w",
+        )
+
+    whole = fit(examples, "whole")
+    with pytest.raises(Stopped):
+        fit(stopping_at(examples, 4), "parts")
+    assert_same_fit(fit(examples, "parts"), whole)
+    assert len({row["learning_rate"] for row in whole.history}) == 3
+
+
+def test_one_device_and_eight_give_the_same_losses(run_python, tmp_path):
+    """56 steps and 7 validations; sums over devices are added in another order, hence 1e-5."""
+    found = {}
+    for devices in (1, 8):
+        done = run_python(SCRIPT, tmp_path / str(devices), "7", devices=devices, env=QUICK)
+        assert done.returncode == 0, done.stderr
+        found[devices] = json.loads(done.stdout)
+        assert found[devices]["devices"] == devices
+    one, eight = found[1], found[8]
+    assert len(one["losses"]) == len(eight["losses"]) >= 50
+    np.testing.assert_allclose(eight["losses"], one["losses"], rtol=0, atol=1e-5)
+    for a, b in zip(one["history"], eight["history"], strict=True):
+        assert a["step"] == b["step"]
+        for name in ("train_loss", "valid_loss", "valid_pearson"):
+            assert a[name] == pytest.approx(b[name], abs=1e-5), name
+
+
+def test_rows_are_dealt_over_devices_and_genes_are_everywhere(run_python):
+    script = """
+import sys; sys.path.insert(0, "tests")
+import train_tiny
+from epinformer_jax.train import loop
+data = train_tiny.one_layout(train_tiny.examples())
+batch = loop.put_batch(data.data.batch(data.data.where(["chr1"])[:4], data.layout))
+for rows in batch["rows"]:
+    for name, leaf in rows.items():
+        shares = {shard.data.shape[0] for shard in leaf.addressable_shards}
+        assert shares == {leaf.shape[0] // 8}, (name, shares)
+assert batch["labels"].sharding.is_fully_replicated
+print("dealt")
+"""
+    done = run_python("-c", script, devices=8)
+    assert done.stdout.strip() == "dealt", done.stderr
+
+
+@pytest.mark.soak
+def test_a_run_killed_again_and_again_equals_the_unbroken_one(run_python, tmp_path, repository):
+    """kill -9 at random moments, from outside, while batches are packed and checkpoints written."""
+    whole = run_python(SCRIPT, tmp_path / "whole", "12", env=QUICK)
+    assert whole.returncode == 0, whole.stderr
+    rng = random.Random(0)
+    kills = 0
+    for attempt in range(40):
+        arguments = [str(tmp_path / "parts"), "12"]
+        if attempt < 6:  # at a batch; later at a moment
+            arguments.append(str(rng.randrange(3, 30)))
+        done = run_python(SCRIPT, *arguments, env=QUICK) if attempt < 6 else None
+        if done is None:
+            command = [sys.executable, SCRIPT, *arguments]
+            process = subprocess.Popen(
+                command,
+                cwd=repository,
+                env=environment(repository),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            try:
+                out, err = process.communicate(timeout=rng.uniform(4, 16))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                kills += 1
+                continue
+            assert process.returncode == 0, err
+            break
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        kills += done.returncode != 0
+        out = done.stdout
+        if done.returncode == 0:
+            break
+    else:
+        pytest.fail("the run never came to its end")
+    assert kills >= 3
+    assert json.loads(out) == json.loads(whole.stdout) | {
+        "losses": json.loads(out)["losses"]  # of the steps since the last start
+    }
+
+
+def environment(repository):
+    import os
+
+    paths = f"{repository}{os.pathsep}{repository / 'tests'}"
+    return {**os.environ, **QUICK, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+
+
+def test_a_process_killed_at_a_batch_resumes_to_the_same_weights(run_python, tmp_path):
+    killed = run_python(SCRIPT, tmp_path / "parts", "3", "13", env=QUICK)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "parts" / "checkpoints").is_dir()
+    resumed = run_python(SCRIPT, tmp_path / "parts", "3", env=QUICK)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = run_python(SCRIPT, tmp_path / "whole", "3", env=QUICK)
+    assert json.loads(resumed.stdout)["weights"] == json.loads(whole.stdout)["weights"]
+
+
+def test_an_untracked_batch_layout_is_refused_before_it_compiles(data):
+    """A plan from other genes: the error names the rows, nothing is left out."""
+    small = dataclasses.replace(data.layout, layouts=((0,) * len(data.layout.widths),))
+    with pytest.raises(ValueError, match="exceeds every layout"):
+        batches.pack_genes(
+            small,
+            data.data.sequences[:4],
+            data.data.link_features[:4],
+            data.data.gene_features[:4],
+            data.labels[:4],
+        )
