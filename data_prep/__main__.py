@@ -93,6 +93,27 @@ def _run() -> ModuleType:
     return pipeline
 
 
+def _download() -> ModuleType:
+    """fetch the public files behind the published models, verified and resumable"""
+    from data_prep import download
+
+    return download
+
+
+def _folds() -> ModuleType:
+    """make balanced whole-chromosome folds for any genome"""
+    from data_prep import make_folds
+
+    return make_folds
+
+
+def _import() -> ModuleType:
+    """turn the original's tables and HDF5 files into genes.tsv, links.tsv and records"""
+    from data_prep import import_published
+
+    return import_published
+
+
 # Command -> function that imports its module; the function's docstring is the line in the overview.
 COMMANDS: dict[str, Callable[[], ModuleType]] = {
     "simulate": _simulate,
@@ -107,6 +128,9 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
     "mpra": _mpra,
     "sequences": _sequences,
     "run": _run,
+    "download": _download,
+    "folds": _folds,
+    "import": _import,
 }
 PROGRAM = "python -m data_prep"
 

@@ -6,17 +6,18 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
 from data_prep import plans
+from data_prep.split_writers import Storage, Writer, processes, write_here
 from epinformer_jax.data import atomic, elements, records, tables
 from epinformer_jax.data.elements import ElementRule
 from epinformer_jax.data.genome import Genome
-from epinformer_jax.data.records import Example, Manifest
+from epinformer_jax.data.records import Manifest
 from epinformer_jax.data.records_manifest import manifest_sha256
 
 DESCRIPTION = """\
@@ -62,11 +63,14 @@ def build(
     overwrite: bool = False,
     cache_dir: str | os.PathLike | None = None,
     show_progress: bool = False,
+    writer: Writer = write_here,
 ) -> BuildResult:
     """Builds `out`/genes from genes and links, and `out`/windows from windows, as the command does.
 
     `labels` and `window_labels` name label columns; None takes every numeric column that is not
     otherwise known. A promoter is [tss - promoter_bp/2, tss + promoter_bp/2) on the plus strand.
+    `writer` writes the splits of a plan: here, in several processes, or by Apache Beam; the bytes
+    are the same.
 
     Raises:
       ValueError: a table, the FASTA or an option is wrong, or `out` exists (without `overwrite`).
@@ -75,6 +79,7 @@ def build(
     _check_request(genes, links, fasta, windows)
     elements.check_window_bp(promoter_bp, "promoter_bp")
     split_of = {} if contigs is None else _split_of_contig(contigs)
+    storage = Storage(compression, shard_bytes)
     made: dict[str, Manifest] = {}
     dropped = pd.DataFrame(columns=list(plans.DROPPED_COLUMNS), dtype=str)
     with contextlib.ExitStack() as stack:
@@ -85,13 +90,8 @@ def build(
             with tqdm(
                 total=len(plan), unit=manifest.kind, disable=None if show_progress else True
             ) as bar:
-                made[manifest.kind] = records.write_dataset(
-                    folder / manifest.kind,
-                    manifest.kind,
-                    manifest,
-                    {split: _counted(plan.examples(split, genome), bar) for split in plan.splits},
-                    compression=compression,
-                    shard_bytes=shard_bytes,
+                made[manifest.kind] = writer(
+                    folder / manifest.kind, plan, manifest, genome, storage, bar.update
                 )
 
         if genes is not None:
@@ -163,6 +163,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=records.DEFAULT_SHARD_BYTES / _MEGABYTE,
         help="megabytes at which a split goes on in a new file (default: %(default)g)",
     )
+    storage.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes, each writing one chromosome at a time (default: %(default)s)",
+    )
+    storage.add_argument(
+        "--beam",
+        metavar="OPTIONS",
+        help="write by Apache Beam with these pipeline options, '--runner=FlinkRunner ...' say; "
+        "see docs/beam.md",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -191,6 +204,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         cache_dir=args.cache_dir,
         show_progress=True,
+        writer=_writer(args),
     )
     for manifest in (result.genes, result.windows):
         if manifest is not None:
@@ -198,6 +212,18 @@ def run(args: argparse.Namespace) -> int:
     print(f"dropped: {len(result.dropped)} rows, listed in {result.directory / 'dropped.tsv'}")
     print(result.directory)
     return 0
+
+
+def _writer(args: argparse.Namespace) -> Writer:
+    if args.workers < 1:
+        raise ValueError(f"--workers {args.workers}; expected at least 1")
+    if args.beam is not None:
+        if args.workers > 1:
+            raise ValueError("give either --workers or --beam; Beam has its own workers")
+        from data_prep.beam import beam_writer
+
+        return beam_writer(args.beam.split())
+    return write_here if args.workers == 1 else processes(args.workers)
 
 
 def _add_rule_arguments(group) -> None:
@@ -246,12 +272,6 @@ def _check_request(genes, links, fasta, windows) -> None:
 def _split_of_contig(path: str | os.PathLike) -> dict[str, str]:
     contigs = tables.read_contigs(path)
     return dict(zip(contigs["chrom"], contigs["split"], strict=True))
-
-
-def _counted(examples: Iterator[Example], bar: tqdm) -> Iterator[Example]:
-    for example in examples:
-        yield example
-        bar.update()
 
 
 def _inputs(**paths: str | os.PathLike | None) -> dict[str, dict[str, str]]:

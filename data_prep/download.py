@@ -7,7 +7,6 @@ The list is sources.yaml; `--sources MINE.yaml` adds files of one's own, a few l
 
 import argparse
 import fnmatch
-import hashlib
 import http.client
 import json
 import os
@@ -252,7 +251,12 @@ def _continue(source: Source, part: Path, note: Path) -> None:
         with (
             open(part, "ab" if begin else "wb") as target,
             tqdm(
-                desc=source.name, initial=begin, total=total, unit="B", unit_scale=True, disable=None
+                desc=source.name,
+                initial=begin,
+                total=total,
+                unit="B",
+                unit_scale=True,
+                disable=None,
             ) as bar,
         ):
             while block := answer.read(_BLOCK_BYTES):

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 from data_prep import qc
 from data_prep.outputs import versions, write_json
 from data_prep.pipeline_config import describe, load
-from data_prep.pipeline_stages import cell_stages, check_genomes, complete_paths, what_is_possible
+from data_prep.pipeline_inputs import check_genomes, complete_paths, what_is_possible
+from data_prep.pipeline_stages import cell_stages
 from data_prep.samples import Sample, read_samples
 from data_prep.stages import Done, FileHashes, leave_only, run_stage
 from epinformer_jax.data.atomic import atomic_file

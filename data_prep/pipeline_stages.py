@@ -10,43 +10,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from ml_collections import ConfigDict
 
 from data_prep import builder, candidates, contact, genes, links, signals, windows
 from data_prep.annotation import read_annotation
 from data_prep.contact_export import export_text
-from data_prep.contig_names import match_contigs, read_aliases, read_contig_lengths
-from data_prep.intervals import overlaps_any, read_bed, sort_intervals
+from data_prep.contig_names import read_aliases, read_contig_lengths
+from data_prep.intervals import read_bed
 from data_prep.outputs import write_dropped, write_frame
-from data_prep.peaks import read_peaks
-from data_prep.reads import alignment_contigs
 from data_prep.samples import Sample
-from data_prep.signal_files import detect_format
 from data_prep.stages import Stage, call, options
-from data_prep.tracks import bigwig_contigs
-from epinformer_jax.data.genome import Genome
+from data_prep.window_peaks import window_peaks
 from epinformer_jax.data.tables import MRNA_FEATURES
-
-WITH_CONTACT, WITHOUT_CONTACT = "PE-Activity-HiC", "PE-Activity"
-_PATH_FIELDS = {
-    "": ("samples",),
-    "genome": ("fasta", "contigs", "splits", "aliases", "blacklist"),
-    "genes": ("annotation", "mrna_features", "mrna_gtf", "only"),
-    "signals": ("barcodes",),
-    "contact": ("average",),
-}
-_SUMMIT_FLANK_BP = 75
-
-
-@dataclass(frozen=True)
-class Possible:
-    """What the inputs of a cell type allow: the feature preset, the label ("" for none), notes."""
-
-    preset: str
-    label: str
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -88,85 +63,6 @@ class Command:
             "files": {key: len(paths) for key, paths in files.items()},
         }
         return Stage(name, work, parameters, inputs | dict(self.hidden))
-
-
-def complete_paths(config: ConfigDict) -> ConfigDict:
-    """The config with every path complete; relative ones start at `root`.
-
-    Raises:
-      ValueError: a file does not exist; names its field.
-    """
-    values = config.to_dict()
-    root = Path(values["root"] or ".").absolute()
-    for parent, names in _PATH_FIELDS.items():
-        node = values[parent] if parent else values
-        for name in names:
-            if not node[name]:
-                continue
-            path = root / node[name]
-            if not path.exists():
-                place = f"{parent}.{name}" if parent else name
-                raise ValueError(f"{place}: {path} does not exist; set it, or root")
-            node[name] = str(path)
-    return ConfigDict(values).lock()
-
-
-def what_is_possible(sample: Sample, config: ConfigDict) -> Possible:
-    """Which preset the inputs of a cell type allow, and what is missing for more."""
-    notes = []
-    has_contact = bool(sample.contact or config.contact.average)
-    if not has_contact:
-        notes.append("no contact: the power law of distance stands in, which says nothing new")
-    elif not sample.contact:
-        notes.append("contact is average Hi-C, not this cell type's")
-    if not sample.h3k27ac:
-        notes.append(
-            f"no H3K27ac: activity is {sample.assay} alone, on another scale than the published "
-            "weights know; train a model of your own"
-        )
-    if sample.assay == "ATAC":
-        notes.append("ATAC in place of DNase: the published weights were trained on DNase")
-    if not sample.expression:
-        notes.append("no expression: no label, so for prediction only")
-    if not config.genes.mrna_features and not config.genes.mrna_gtf:
-        notes.append("no mRNA features: the published means for every gene, flagged")
-    label = config.labels.name if sample.expression else ""
-    return Possible(WITH_CONTACT if has_contact else WITHOUT_CONTACT, label, tuple(notes))
-
-
-def check_genomes(config: ConfigDict, samples: Sequence[Sample]) -> None:
-    """Compares the contigs of every file with the genome's before any work.
-
-    Raises:
-      ValueError: lengths differ (another assembly), no name fits, or a gene lies on a contig that
-        the genome lacks.
-    """
-    contigs = read_contig_lengths(config.genome.contigs)
-    aliases = read_aliases(config.genome.aliases) if config.genome.aliases else {}
-    with Genome(config.genome.fasta) as genome:
-        for name, length in contigs.items():
-            if genome.contigs.get(name) != length:
-                raise ValueError(
-                    f"{config.genome.contigs}: {name} has {length:,} bp, in {config.genome.fasta} "
-                    f"{genome.contigs.get(name, 0):,}; take the lengths from the FASTA's index"
-                )
-    chroms = read_annotation(config.genes.annotation).genes["chrom"].unique()
-    unknown = [name for name in chroms if name not in contigs]
-    if unknown:
-        raise ValueError(
-            f"{config.genes.annotation}: {len(unknown)} contigs are not in the genome (the first "
-            f"is {unknown[0]}); rename them or leave their genes out with genes.only"
-        )
-    for sample in samples:
-        for path in (*sample.accessibility, *sample.h3k27ac):
-            found = _signal_contigs(path, config.genome.fasta)
-            if found is not None:
-                match_contigs(found, contigs, source=path, aliases=aliases)
-        if sample.contact and contact.is_matrix(sample.contact):
-            file = contact.open_contacts(
-                sample.contact, resolution_bp=config.contact.resolution_bp
-            )
-            match_contigs(file.contigs(), contigs, source=sample.contact, aliases=aliases)
 
 
 def cell_stages(sample: Sample, config: ConfigDict, place: Path) -> list[Stage]:
@@ -322,60 +218,6 @@ def _summits(sample: Sample, config: ConfigDict, gene_table: Path) -> Stage:
     return Stage("summits", work, {"around_tss": around_tss}, inputs)
 
 
-def window_peaks(
-    path: str | os.PathLike,
-    contigs: Mapping[str, int],
-    *,
-    aliases: Mapping[str, str],
-    blacklist: pd.DataFrame | None,
-    genes: pd.DataFrame | None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Peaks as narrowPeak rows, those with a blacklisted summit left out, and a peak at each TSS.
-
-    A TSS gets the largest signal there is, so that it stays under any limit.
-
-    Returns:
-      ten columns, sorted by place, and what was left out with a `reason`.
-    """
-    peaks = read_peaks(path)
-    names = match_contigs(
-        dict.fromkeys(peaks["chrom"].unique()), contigs, source=str(path), aliases=aliases
-    )
-    is_known = peaks["chrom"].isin(list(names))
-    unknown = peaks[~is_known].assign(reason="peak lies on a contig that the genome lacks")
-    peaks = peaks[is_known].assign(chrom=peaks["chrom"][is_known].map(names))
-    dropped = [unknown]
-    if blacklist is not None:
-        at = peaks.assign(start=peaks["summit"], end=peaks["summit"] + 1)
-        is_bad = overlaps_any(at, blacklist)
-        dropped.append(peaks[is_bad].assign(reason="summit lies in the blacklist"))
-        peaks = peaks[~is_bad]
-    if genes is not None:
-        tss = genes["tss"].to_numpy(np.int64)
-        top = peaks["signal"].max() if peaks["signal"].notna().any() else 1.0
-        around = pd.DataFrame(
-            {
-                "chrom": genes["chrom"],
-                "start": np.maximum(tss - _SUMMIT_FLANK_BP, 0),
-                "end": tss + _SUMMIT_FLANK_BP,
-                "summit": tss,
-                "signal": top,
-            }
-        )
-        peaks = pd.concat([peaks, around], ignore_index=True)
-    peaks = sort_intervals(peaks, by=("start", "summit"))
-    table = peaks[["chrom", "start", "end"]].assign(
-        name=[f"summit_{number}" for number in range(1, len(peaks) + 1)],
-        score=0,
-        strand=".",
-        signal=peaks["signal"].fillna(0.0),
-        p_value=-1,
-        q_value=-1,
-        peak=peaks["summit"] - peaks["start"],
-    )
-    return table, pd.concat(dropped, ignore_index=True).drop(columns="line")
-
-
 def _windows(
     config: ConfigDict, peaks: Path, files: Mapping[str, Any], values: Mapping[str, Any]
 ) -> Stage:
@@ -438,14 +280,6 @@ def _signal_values(sample: Sample, config: ConfigDict) -> dict[str, Any]:
     names = ("reads", "paired", "pool", "track_units", "accept_fold_change")
     chosen = {name: config.signals[name] for name in (*names, "exclude_contigs", "cluster")}
     return {"assay": sample.assay, **chosen}
-
-
-def _signal_contigs(path: str, fasta: str) -> dict[str, int] | None:
-    """Contigs of a signal file's header; None for text, which has none."""
-    kind = detect_format(path)
-    if kind in ("bam", "cram"):
-        return alignment_contigs(path, reference=fasta)
-    return bigwig_contigs(path) if kind == "bigwig" else None
 
 
 def _is_whole_text(place: str) -> bool:

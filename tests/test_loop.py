@@ -1,6 +1,7 @@
 """The training loop: resume without a trace, stop where it should, compile what it must and no more."""
 
 import dataclasses
+import gc
 import json
 import math
 import random
@@ -110,7 +111,7 @@ def test_history_has_a_row_an_epoch_and_training_lowers_the_loss(unbroken, data)
         "seconds",
     }
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
-    assert {row["learning_rate"] for row in result.history} == {pytest.approx(3e-3)}
+    assert [row["learning_rate"] for row in result.history] == pytest.approx([3e-3] * EPOCHS)
     assert list((folder / "tensorboard").iterdir())
 
 
@@ -137,15 +138,6 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_unbroken_one(
     tiny_models.assert_trees_close(resumed.tree, whole.tree, atol=0)  # the optimiser's state too
 
 
-def test_a_run_with_more_epochs_goes_on_where_a_shorter_one_ended(unbroken, data, tmp_path):
-    """Epochs are no part of the state: two epochs, then two more, are four."""
-    train_tiny.fit(data, tmp_path, epochs=2)
-    progress = last_step(tmp_path).progress
-    assert progress["finished"] and progress["epoch"] == 2
-    again = train_tiny.fit(data, tmp_path, epochs=2)  # nothing left to do
-    assert len(again.history) == 2
-
-
 def test_a_finished_run_is_not_trained_again(unbroken, data, tmp_path):
     shutil.copytree(unbroken[1], tmp_path / "copy")
     refuses = stopping_at(data, 0)
@@ -160,6 +152,9 @@ def damage(folder):
     largest.write_bytes(content)
 
 
+# when a leaf cannot be read, orbax leaves the reads of other leaves unawaited
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_after_a_damaged_checkpoint_the_run_still_ends_as_the_unbroken_one(
     unbroken, data, tmp_path, caplog
 ):
@@ -171,6 +166,7 @@ def test_after_a_damaged_checkpoint_the_run_still_ends_as_the_unbroken_one(
     with caplog.at_level("WARNING", logger="absl"):
         resumed = train_tiny.fit(data, tmp_path, epochs=EPOCHS)
     assert_same_fit(resumed, unbroken[0])
+    gc.collect()
     warnings = [r.message for r in caplog.records if "falling back" in r.message]
     assert len(warnings) == 1 and f"checkpoints/{steps[-1]}" in warnings[0]
 
@@ -466,6 +462,7 @@ def environment(repository):
     return {**os.environ, **QUICK, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
 
 
+@pytest.mark.soak
 def test_a_process_killed_at_a_batch_resumes_to_the_same_weights(run_python, tmp_path):
     killed = run_python(SCRIPT, tmp_path / "parts", "3", "13", env=QUICK)
     assert killed.returncode == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""`python -m data_prep run`: raw files to records, equal to the simulator's own tables, and cached."""
+"""`python -m data_prep run`: raw files to records, as the simulator's own tables say; cached."""
 
 import json
 import shutil
@@ -135,9 +135,7 @@ def test_a_second_run_does_nothing_and_a_changed_parameter_only_what_depends_on_
     assert was_run(done) == ["records"] and not (folder / "alpha" / "windows").exists()
 
 
-def test_a_stage_that_fails_leaves_nothing_and_the_next_run_goes_on(
-    config, tmp_path, monkeypatch
-):
+def test_a_stage_that_fails_leaves_nothing_and_the_next_run_goes_on(config, tmp_path, monkeypatch):
     from data_prep import links
 
     def fail(args):
@@ -224,7 +222,9 @@ def test_bigwig_signals_and_text_contacts_go_through(simulated, tmp_path, config
     chosen = pipeline_config.load(repository / CONFIG, [*overrides, "windows.make=False"])
     (done,) = pipeline.prepare(chosen, tmp_path / "out").values()
     assert "contact" in was_run(done)
-    header = (tmp_path / "out" / "alpha" / "contact" / "by_chromosome" / "manifest.json").read_text()
+    header = (
+        tmp_path / "out" / "alpha" / "contact" / "by_chromosome" / "manifest.json"
+    ).read_text()
     assert json.loads(header)["contacts"] == {"chr1": 32}
 
 
@@ -272,9 +272,7 @@ def test_a_wrong_sample_is_named_with_its_line(simulated, tmp_path, changes, mes
         read_samples(path)
 
 
-def test_files_of_another_assembly_stop_the_run_before_any_work(
-    simulated, tmp_path, repository
-):
+def test_files_of_another_assembly_stop_the_run_before_any_work(simulated, tmp_path, repository):
     sizes = (simulated / "chrom.sizes").read_text().replace("chr1\t", "chr1\t1", 1)
     (tmp_path / "other.sizes").write_text(sizes)
     overrides = [f"root={simulated}", f"genome.contigs={tmp_path / 'other.sizes'}"]

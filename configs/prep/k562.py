@@ -1,6 +1,6 @@
 """K562 on hg38 by the published rules: DNase, H3K27ac and Hi-C to genes, links, windows, TFRECORDs.
 
-python -m data_prep download --sources published --cell K562 --out data
+python -m data_prep download --groups genome,annotation,K562,expression --out data
 python -m data_prep run --config configs/prep/k562.py --out runs/k562 --set root=data
 `root` holds the files named here; samples.tsv says which reads, peaks and contacts belong together:
 

@@ -1,8 +1,8 @@
-"""The simulated genome of `make demo`, both cell types, from BAM, narrowPeak and mcool to TFRECORDs.
+"""The simulated genome of `make demo`, both cell types, from BAM, peaks and mcool to TFRECORDs.
 
 python -m data_prep simulate --out runs/demo_data
 python -m data_prep run --config configs/prep/simulated.py --out runs/prepared
-Another simulation: --set root=DIR. The tables are those of DIR/prepared, computed from the raw files.
+Another simulation: --set root=DIR. The tables are those of DIR/prepared, from the raw files.
 """
 
 import ml_collections

@@ -37,7 +37,9 @@ Sequences = (
     | Mapping[str, str | np.ndarray]
     | Sequence[str | np.ndarray | WindowExample]
 )
-EMBED_BATCH_SIZE = 64
+# Named here: inside the class `predict` and `activity` are methods.
+GENES_AT_ONCE, SEQUENCES_AT_ONCE = predict.BATCH_SIZE, activity.BATCH_SIZE
+EMBEDDED_AT_ONCE = 64
 
 
 def load_model(directory: PathLike) -> "Model":
@@ -103,7 +105,7 @@ class Model:
         average_strands: bool = False,
         ensemble: Ensemble = "auto",
         force: bool = False,
-        batch_size: int = predict.BATCH_SIZE,
+        batch_size: int = GENES_AT_ONCE,
         show_progress: bool = False,
     ) -> Expression:
         """Predicted expression and attention of genes; see `analysis.predict.Expression`.
@@ -144,7 +146,7 @@ class Model:
         split_of: Mapping[str, str] | None = None,
         average_strands: bool = False,
         ensemble: Ensemble = "auto",
-        batch_size: int = activity.BATCH_SIZE,
+        batch_size: int = SEQUENCES_AT_ONCE,
         show_progress: bool = False,
     ) -> pd.DataFrame:
         """Predicted activity, a row a sequence: name, the label, activity, fold and in_training.
@@ -178,7 +180,7 @@ class Model:
         *,
         fasta: PathLike | None = None,
         average_strands: bool = False,
-        batch_size: int = EMBED_BATCH_SIZE,
+        batch_size: int = EMBEDDED_AT_ONCE,
     ) -> Float[np.ndarray, "N D"]:
         """One vector a sequence, in the order given; sequences are given as in `activity`.
 

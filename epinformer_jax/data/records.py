@@ -29,11 +29,14 @@ __all__ = [
     "GeneExample",
     "Manifest",
     "WindowExample",
+    "WrittenSplit",
     "by_split",
+    "finish_dataset",
     "iter_split",
     "read_dataset",
     "read_manifest",
     "write_dataset",
+    "write_split",
 ]
 
 DEFAULT_SHARD_BYTES = 128_000_000
@@ -123,56 +126,95 @@ def write_dataset(
         raise ValueError(
             f"{directory}: datasets are written to a local directory; copy it to the bucket then"
         )
+    with atomic.atomic_directory(directory, overwrite=overwrite) as folder:
+        manifest = dataclasses.replace(manifest, compression=compression)
+        written = [
+            write_split(folder, name, manifest, split, examples[split], shard_bytes=shard_bytes)
+            for split in chromosomes.natural_order(examples)
+        ]
+        return finish_dataset(folder, name, manifest, written)
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenSplit:
+    """A split whose shards are on disk: what the manifest says of them, and its examples' keys."""
+
+    split: str
+    shards: tuple[dict, ...]
+    keys: tuple[str, ...]
+    elements: int
+
+
+def write_split(
+    folder: str | os.PathLike,
+    name: str,
+    manifest: Manifest,
+    split: str,
+    examples: Iterable[Example],
+    *,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> WrittenSplit:
+    """Writes the shards of one split into a folder that `finish_dataset` makes a dataset.
+
+    Splits do not depend on each other: several processes may write those of one dataset.
+    `manifest` states the compression. The arguments are otherwise those of `write_dataset`.
+
+    Raises:
+      ValueError: an example twice, in the wrong split or of the wrong form, or a split name that
+        TFDS cannot use.
+    """
     if shard_bytes <= 0:
         raise ValueError(f"shard_bytes={shard_bytes}; expected a positive number of bytes")
-    manifest = dataclasses.replace(manifest, compression=compression)
-    with atomic.atomic_directory(directory, overwrite=overwrite) as folder:
-        splits, counts = _write_splits(folder, name, manifest, examples, shard_bytes)
-        if not splits:
-            raise ValueError(f"{directory}: no example to write; every split is empty")
-        manifest = dataclasses.replace(
-            manifest,
-            splits=splits,
-            fingerprint=fingerprint_of(splits),
-            counts={**manifest.counts, **counts},
-        )
-        _write_tfds_metadata(folder, name, manifest)
-        (folder / MANIFEST_FILE).write_text(manifest.to_json())
+    chromosomes.check_split_name(split)
+    keys: dict[str, None] = {}
+    elements = 0
+    writer = _ShardWriter(Path(folder), f"{name}-{split}", shard_bytes)
+    with contextlib.closing(writer) as shards:
+        for example in examples:
+            if example.split != split:
+                raise ValueError(f"{example.key}: its split is {example.split!r}, not {split!r}")
+            _refuse_known(example.key, keys)
+            keys[example.key] = None
+            elements += example.distance_bp.size if isinstance(example, GeneExample) else 0
+            shards.add(records_codec.encode(example, manifest))
+    return WrittenSplit(split, tuple(writer.finish()), tuple(keys), elements)
+
+
+def finish_dataset(
+    folder: str | os.PathLike, name: str, manifest: Manifest, written: Iterable[WrittenSplit]
+) -> Manifest:
+    """Makes a dataset of written splits, in whatever order they come; returns its full manifest.
+
+    Raises:
+      ValueError: an example stands in two splits, or every split is empty.
+    """
+    filled = {part.split: part for part in written if part.shards}
+    if not filled:
+        raise ValueError(f"{folder}: no example to write; every split is empty")
+    order = chromosomes.natural_order(filled)
+    seen: dict[str, None] = {}
+    for split in order:
+        for key in filled[split].keys:
+            _refuse_known(key, seen)
+            seen[key] = None
+    counts = {manifest.kind: len(seen)}
+    if manifest.kind == "genes":
+        counts["elements"] = sum(part.elements for part in filled.values())
+    splits = {split: list(filled[split].shards) for split in order}
+    manifest = dataclasses.replace(
+        manifest,
+        splits=splits,
+        fingerprint=fingerprint_of(splits),
+        counts={**manifest.counts, **counts},
+    )
+    _write_tfds_metadata(Path(folder), name, manifest)
+    (Path(folder) / MANIFEST_FILE).write_text(manifest.to_json())
     return manifest
 
 
-def _write_splits(
-    folder: Path,
-    name: str,
-    manifest: Manifest,
-    examples: Mapping[str, Iterable[Example]],
-    shard_bytes: int,
-) -> tuple[dict, dict]:
-    splits: dict[str, list[dict]] = {}
-    seen: set[str] = set()
-    elements = 0
-    for split in chromosomes.natural_order(examples):
-        chromosomes.check_split_name(split)
-        with contextlib.closing(_ShardWriter(folder, f"{name}-{split}", shard_bytes)) as shards:
-            for example in examples[split]:
-                if example.split != split:
-                    raise ValueError(
-                        f"{example.key}: its split is {example.split!r}, not {split!r}"
-                    )
-                if example.key in seen:
-                    raise ValueError(
-                        f"{example.key}: stands twice in the dataset; names must be unique"
-                    )
-                seen.add(example.key)
-                elements += example.distance_bp.size if isinstance(example, GeneExample) else 0
-                shards.add(records_codec.encode(example, manifest))
-        written = shards.finish()
-        if written:
-            splits[split] = written
-    counts = {manifest.kind: len(seen)}
-    if manifest.kind == "genes":
-        counts["elements"] = elements
-    return splits, counts
+def _refuse_known(key: str, known: Mapping[str, None]) -> None:
+    if key in known:
+        raise ValueError(f"{key}: stands twice in the dataset; names must be unique")
 
 
 def _write_tfds_metadata(folder: Path, name: str, manifest: Manifest) -> None:

@@ -4,6 +4,7 @@ Every test example stands once in the pooled table, predicted by the fold that t
 fold's training examples.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from absl import logging
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
+from epinformer_jax.data import sequence
 from epinformer_jax.data.folds import Fold
 from epinformer_jax.data.loader import GeneSet, WindowSet
 from epinformer_jax.train import baselines, metrics, rundir
@@ -53,11 +55,18 @@ def window_table(
             "name": [e.name for e in examples],
             "chrom": [e.chrom for e in examples],
             "split": [e.split for e in examples],
+            "twins": [twins_of(e.sequence) for e in examples],
             "fold": fold,
             "measured": data.labels[indices].astype(np.float64),
             "prediction": prediction,
         }
     )
+
+
+def twins_of(codes: UInt8[np.ndarray, " L"]) -> str:
+    """A name that a sequence shares with its reverse complement alone."""
+    canonical = min(codes.tobytes(), sequence.reverse_complement(codes).tobytes())
+    return hashlib.sha256(canonical).hexdigest()[:12]
 
 
 def attention_table(
@@ -143,7 +152,7 @@ def summarise(config, pooled: pd.DataFrame) -> dict[str, Any]:
         pooled["measured"].to_numpy(),
         pooled["prediction"].to_numpy(),
         pooled[best].to_numpy(),
-        pooled["split"].to_numpy(),
+        _groups(pooled),
     )
     per_fold = {
         fold: {names[c]: _evaluate(rows, c) for c in columns}
@@ -190,8 +199,14 @@ def _activity_baselines(windows, fold: Fold, table: pd.DataFrame) -> pd.DataFram
 
 def _evaluate(table: pd.DataFrame, column: str) -> dict[str, Any]:
     return metrics.evaluate(
-        table["measured"].to_numpy(), table[column].to_numpy(), table["split"].to_numpy()
+        table["measured"].to_numpy(), table[column].to_numpy(), _groups(table)
     )
+
+
+def _groups(table: pd.DataFrame) -> np.ndarray:
+    """What is resampled together: chromosomes; where there are few, a sequence and its twin."""
+    few = table["split"].nunique() < metrics.MIN_GROUPS
+    return table["twins" if few and "twins" in table else "split"].to_numpy()
 
 
 def _r(score: dict[str, Any]) -> float:

@@ -28,6 +28,8 @@ from epinformer_jax.train.checkpoint import Checkpoints, ModelInfo, Restored
 
 CHECK_EVERY_STEPS = 50  # how often losses are fetched and tested for NaN
 
+Row = dict[str, int | float]  # one epoch of the history, by column
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
@@ -75,7 +77,7 @@ class Fit(NamedTuple):
     """A finished training: the weights with the best validation score, and one row an epoch."""
 
     variables: Variables
-    history: list[dict[str, float]]
+    history: list[Row]
     best_epoch: int
 
 
@@ -113,29 +115,28 @@ def fit(
     checkpoints = Checkpoints(directory)
     try:
         state, progress = _resume(checkpoints, start, objective, optimizer, run_id)
-        bar = tqdm(
+        with tqdm(
             total=spec.epochs * batches.steps_per_epoch,
             initial=progress["step"],
             desc=name,
             unit="step",
             mininterval=1.0,
             dynamic_ncols=True,
-        )
-        while not progress["finished"]:
-            state, row = _epoch(state, step_fn, batches, progress, spec, optimizer, bar)
-            row |= _validate(objective, Variables(state.params, state.stats), examples, valid)
-            row["seconds"] = round(time.monotonic() - row.pop("started"), 2)
-            _advance(progress, row, spec)
-            _tensorboard(directory, row)
-            bar.set_postfix(loss=f"{row['train_loss']:.4f}", r=f"{row['valid_pearson']:.3f}")
-            checkpoints.save(
-                progress["step"],
-                _as_tree(state),
-                info=info,
-                progress=progress,
-                score=SCORES[spec.score](row),
-            )
-        bar.close()
+        ) as bar:
+            while not progress["finished"]:
+                state, row = _epoch(state, step_fn, batches, progress, spec, optimizer, bar)
+                row |= _validate(objective, Variables(state.params, state.stats), examples, valid)
+                row["seconds"] = round(time.monotonic() - row.pop("started"), 2)
+                _advance(progress, row, spec)
+                _tensorboard(directory, row)
+                bar.set_postfix(loss=f"{row['train_loss']:.4f}", r=f"{row['valid_pearson']:.3f}")
+                checkpoints.save(
+                    progress["step"],
+                    _as_tree(state),
+                    info=info,
+                    progress=progress,
+                    score=SCORES[spec.score](row),
+                )
         checkpoints.wait()
         best = checkpoints.restore(checkpoints.best_step())
     finally:
@@ -345,7 +346,7 @@ def _as_tree(state: State) -> Tree:
     return {"params": state.params, "stats": state.stats, "optimizer": numbered}
 
 
-def _tensorboard(directory: Path, row: dict[str, float]) -> None:
+def _tensorboard(directory: Path, row: Row) -> None:
     from tensorboardX import SummaryWriter
 
     with SummaryWriter(logdir=str(directory / "tensorboard"), write_to_disk=True) as writer:

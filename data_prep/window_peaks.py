@@ -1,0 +1,67 @@
+"""Places that activity windows are made around: summits outside the blacklist, and TSSs."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from data_prep.contig_names import match_contigs
+from data_prep.intervals import overlaps_any, sort_intervals
+from data_prep.peaks import read_peaks
+
+_SUMMIT_FLANK_BP = 75
+
+
+def window_peaks(
+    path: str | os.PathLike,
+    contigs: Mapping[str, int],
+    *,
+    aliases: Mapping[str, str],
+    blacklist: pd.DataFrame | None,
+    genes: pd.DataFrame | None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Peaks as narrowPeak rows, those with a blacklisted summit left out, and a peak at each TSS.
+
+    A TSS gets the largest signal there is, so that it stays under any limit.
+
+    Returns:
+      ten columns, sorted by place, and what was left out with a `reason`.
+    """
+    peaks = read_peaks(path)
+    names = match_contigs(
+        dict.fromkeys(peaks["chrom"].unique()), contigs, source=str(path), aliases=aliases
+    )
+    is_known = peaks["chrom"].isin(list(names))
+    unknown = peaks[~is_known].assign(reason="peak lies on a contig that the genome lacks")
+    peaks = peaks[is_known].assign(chrom=peaks["chrom"][is_known].map(names))
+    dropped = [unknown]
+    if blacklist is not None:
+        at = peaks.assign(start=peaks["summit"], end=peaks["summit"] + 1)
+        is_bad = overlaps_any(at, blacklist)
+        dropped.append(peaks[is_bad].assign(reason="summit lies in the blacklist"))
+        peaks = peaks[~is_bad]
+    if genes is not None:
+        tss = genes["tss"].to_numpy(np.int64)
+        top = peaks["signal"].max() if peaks["signal"].notna().any() else 1.0
+        around = pd.DataFrame(
+            {
+                "chrom": genes["chrom"],
+                "start": np.maximum(tss - _SUMMIT_FLANK_BP, 0),
+                "end": tss + _SUMMIT_FLANK_BP,
+                "summit": tss,
+                "signal": top,
+            }
+        )
+        peaks = pd.concat([peaks, around], ignore_index=True)
+    peaks = sort_intervals(peaks, by=("start", "summit"))
+    table = peaks[["chrom", "start", "end"]].assign(
+        name=[f"summit_{number}" for number in range(1, len(peaks) + 1)],
+        score=0,
+        strand=".",
+        signal=peaks["signal"].fillna(0.0),
+        p_value=-1,
+        q_value=-1,
+        peak=peaks["summit"] - peaks["start"],
+    )
+    return table, pd.concat(dropped, ignore_index=True).drop(columns="line")
