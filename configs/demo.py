@@ -1,7 +1,8 @@
 """Simulated genome, one cell type, two folds: what `make demo` runs, in a few minutes on two cores.
 
 make demo
-A narrow network on 256 bp windows. The held-out Pearson and the planted ceiling stand in the report it writes.
+A narrow network on 256 bp windows. The held-out Pearson and the planted ceiling stand in the report
+it writes.
 """
 
 from epinformer_jax import config as config_lib

@@ -1,4 +1,5 @@
-"""Expression from promoter, elements, activity and contact: the published network on your data, all folds of the table.
+"""Expression from promoter, elements, activity and contact: the published network on your data, all
+folds of the table.
 
 python -m epinformer_jax.main --config configs/expression.py --workdir runs/k562 \\
   --config.data.genes=records/genes --config.data.windows=records/windows

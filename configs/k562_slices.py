@@ -1,11 +1,14 @@
-"""Real input: 92 genes and 1,796 windows of K562 on slices of hg38, one fold at full size of the published network.
+"""Real input: 92 genes and 1,796 windows of K562 on slices of hg38, one fold at full size of the
+published network.
 
 D=../shared/data/k562_slices
-python -m data_prep build --genes $D/genes.tsv --links $D/links.tsv --fasta $D/genome.fa.gz --windows $D/windows_256bp.tsv \\
+python -m data_prep build --genes $D/genes.tsv --links $D/links.tsv --fasta $D/genome.fa.gz \\
+  --windows $D/windows_256bp.tsv --window-labels log2_activity \\
   --contigs $D/contigs.tsv --out runs/k562_slices_records
 python -m epinformer_jax.main --config configs/k562_slices.py --workdir runs/k562_slices
 
-Too few genes to learn from: it proves the path on real files, not accuracy. Folds are the published chromosomes.
+Too few genes to learn from: it proves the path on real files, not accuracy. Folds are the published
+chromosomes.
 """
 
 from epinformer_jax import config as config_lib
@@ -24,5 +27,6 @@ def get_config():
     config.features.preset = "PE-Activity-HiC"
     config.encoder.source = "pretrain"
     config.pretrain.epochs = 3
+    config.train.layouts = 1
     config.train.epochs = 3
     return config.lock()

@@ -1,8 +1,9 @@
-"""The `mpra` command: a table of tested sequences becomes a windows table whose parts share no sequence and no twin.
+"""The `mpra` command: a table of tested sequences becomes a windows table whose parts share no
+sequence and no twin.
 
-Reporter libraries hold each element in both orientations, and both are measured. A random split of rows leaks: the twin of a
-test row, its reverse complement, stands in the training set. Here a row's part is a function of min(sequence, reverse
-complement), so twins always fall together.
+Reporter libraries hold each element in both orientations, and both are measured. A random split of
+rows leaks: the twin of a test row, its reverse complement, stands in the training set. Here a row's
+part is a function of min(sequence, reverse complement), so twins always fall together.
 """
 
 import argparse
@@ -18,19 +19,26 @@ from epinformer_jax.data.sequence import decode
 DESCRIPTION = """\
 Turn a table of reporter-assay sequences into windows.tsv and folds.tsv.
 
-Adapters are cut from both ends. A sequence and its reverse complement always get the same part, so no twin
-of a test sequence is trained on. Fold k tests part k and validates on part k + 1."""
+Adapters are cut from both ends. A sequence and its reverse complement always get the same part,
+so no twin of a test sequence is trained on. Fold k tests part k and validates on part k + 1."""
 
 
 def split_twins(
-    table: pd.DataFrame, *, adapter_bp: int, parts: int, sequence_column: str, value_column: str, name_column: str
+    table: pd.DataFrame,
+    *,
+    adapter_bp: int,
+    parts: int,
+    sequence_column: str,
+    value_column: str,
+    name_column: str,
 ) -> pd.DataFrame:
     """name, sequence (adapters cut), split (part_1 ...) and `activity` for each row of `table`.
 
-    Parts are drawn by a hash of min(sequence, reverse complement): the same sequence is in the same part in every table.
+    Parts are drawn by a hash of min(sequence, reverse complement): the same sequence is in the same
+    part in every table.
 
     Raises:
-      ValueError: a sequence is no longer than its adapters.
+      ValueError: a sequence is no longer than its adapters, or holds something else than letters.
     """
     rows = []
     for index, (name, text, value) in enumerate(
@@ -38,9 +46,14 @@ def split_twins(
     ):
         if len(text) <= 2 * adapter_bp:
             raise ValueError(
-                f"{delimited.where(table, index)}: sequence {name} has {len(text)} bases, no more than two adapters of {adapter_bp}"
+                f"{delimited.where(table, index)}: sequence {name} has {len(text)} bases, no more "
+                f"than two adapters of {adapter_bp}"
             )
         core = text[adapter_bp : len(text) - adapter_bp].upper()
+        try:
+            sequence.encode(core)
+        except ValueError as error:
+            raise ValueError(f"{delimited.where(table, index)}: sequence {name}, adapters cut: {error}") from None
         rows.append((name, core, f"part_{_part(core, parts)}", value))
     return pd.DataFrame(rows, columns=["name", "sequence", "split", "activity"])
 
@@ -58,9 +71,15 @@ def folds_of(parts: int) -> pd.DataFrame:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--table", required=True, help="table with a sequence and a value in each row (.tsv, .tsv.gz)")
+    parser.add_argument(
+        "--table",
+        required=True,
+        help="table with a sequence and a value in each row (.tsv, .tsv.gz)",
+    )
     parser.add_argument("--out", required=True, help="directory for windows.tsv and folds.tsv")
-    parser.add_argument("--adapter-bp", type=int, default=15, help="bases to cut from each end (default: 15)")
+    parser.add_argument(
+        "--adapter-bp", type=int, default=15, help="bases to cut from each end (default: 15)"
+    )
     parser.add_argument("--parts", type=int, default=10, help="parts, and so folds (default: 10)")
     parser.add_argument("--sequence-column", default="seq", help="default: seq")
     parser.add_argument("--value-column", default="mean_value", help="default: mean_value")
@@ -70,7 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     if args.parts < 3:
-        raise ValueError(f"--parts {args.parts}: at least 3 are needed, one each to train, validate and test")
+        raise ValueError(
+            f"--parts {args.parts}: at least 3 are needed, one each to train, validate and test"
+        )
     raw = delimited.read_text(args.table)
     table = raw.assign(
         **{
@@ -93,14 +114,18 @@ def run(args: argparse.Namespace) -> int:
     delimited.write_table(windows, out / "windows.tsv")
     delimited.write_table(folds_of(args.parts), out / "folds.tsv")
     distinct = len({_canonical(text) for text in windows["sequence"]})
-    print(f"{len(windows)} rows, {distinct} distinct sequences (either strand) in {args.parts} parts")
+    print(
+        f"{len(windows)} rows, {distinct} distinct sequences (either strand) in {args.parts} parts"
+    )
     print(f"windows: {out / 'windows.tsv'}")
     print(f"folds:   {out / 'folds.tsv'}")
     return 0
 
 
 def _canonical(text: str) -> str:
-    return min(text, decode(sequence.reverse_complement(sequence.encode(text))))
+    """The same text for a sequence and its twin; unknown bases of any kind are N, as they are in a data set."""
+    codes = sequence.encode(text)
+    return min(decode(codes), decode(sequence.reverse_complement(codes)))
 
 
 def _part(text: str, parts: int) -> int:

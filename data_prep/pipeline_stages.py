@@ -23,12 +23,14 @@ from data_prep.stages import Stage, call, options
 from data_prep.window_peaks import window_peaks
 from epinformer_jax.data.tables import MRNA_FEATURES
 
+_EXPRESSION = "<expression table>"
+
 
 @dataclass(frozen=True)
 class Command:
     """A command of data_prep as a stage: options that are files, other options, other words.
 
-    `words` may name files of `files` as "{name}".
+    A word that is a key of `hidden` stands for that file.
     """
 
     module: ModuleType
@@ -45,7 +47,7 @@ class Command:
 
         def work(folder: Path) -> None:
             out = str(folder / self.output) if self.output else str(folder)
-            words = [word.format(**self.hidden) for word in self.words]
+            words = [self.hidden.get(word, word) for word in self.words]
             call(self.module, [*options(**joined, **self.values, out=out), *words])
 
         inputs = {
@@ -131,11 +133,11 @@ def _genes(
         words = (
             "--label",
             config.labels.name,
-            "{expression}",
+            _EXPRESSION,
             sample.expression_column,
             config.labels.transform,
         )
-        hidden = {"expression": sample.expression}
+        hidden = {_EXPRESSION: sample.expression}
     if choice.mrna_features:
         files["mrna_features"] = choice.mrna_features
     elif choice.mrna_gtf:

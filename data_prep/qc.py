@@ -94,10 +94,12 @@ def _section(place: Path) -> str:
     if dataset["label"]:
         charts.append(svg.histogram(genes[dataset["label"]], title="label", x=dataset["label"]))
     notes = "".join(f'<li class="note">{html.escape(note)}</li>' for note in dataset["notes"])
+    lines = _json(place / "links" / "links.json")["contact"]
+    contacts = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     return (
         f"<h2>{html.escape(dataset['cell_type'])}</h2><ul>{notes}</ul>"
         f"<h3>Reads</h3>{_table(_reads(place))}"
-        f"<h3>Counts</h3>{_table(_counts(place, elements, links))}"
+        f"<h3>Counts</h3>{_table(_counts(place, elements, links))}<ul>{contacts}</ul>"
         f'<div class="charts">{"".join(charts)}</div>'
         f"<h3>Left out</h3>{_table(left_out(place))}"
         f"<h3>Stages</h3>{_table(_stages(place))}"
@@ -185,7 +187,6 @@ def _counts(place: Path, elements: pd.DataFrame, links: pd.DataFrame) -> pd.Data
     if (place / "windows" / "windows.json").is_file():
         made = _json(place / "windows" / "windows.json")
         rows += [("windows", made["windows"]), ("places of negatives", made["negatives"])]
-    rows += [("contact", line) for line in linked["contact"]]
     return pd.DataFrame(rows, columns=["what", "number"])
 
 

@@ -1,8 +1,10 @@
-"""Every configuration field: default, unit, meaning, check. Files in configs/ only choose; nothing is computed there.
+"""Every configuration field: default, unit, meaning, check. Files in configs/ only choose; nothing
+is computed there.
 
     config = default()
     config.train.epochs = 5        # an unknown field is an error that names the nearest known one
-    check(config)                  # a wrong value is an error that names field, value and what is allowed
+    check(config)                  # a wrong value is an error that names field, value and what is
+    allowed
 
 Defaults are the published recipe (spec sections 1 and 4).
 """
@@ -11,6 +13,11 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
+import os
+import re
+import runpy
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +52,8 @@ def _number(default: float, meaning: str, least: float = 0.0, most: float = floa
     expected = f"a number of at least {least}" + (f" and at most {most}" if most < 1e9 else "")
 
     def allowed(v):
-        return isinstance(v, int | float) and not isinstance(v, bool) and least <= v <= most
+        is_number = isinstance(v, int | float) and not isinstance(v, bool)
+        return is_number and math.isfinite(v) and least <= v <= most
 
     return Field(default, meaning, allowed, expected)
 
@@ -60,16 +68,23 @@ def _flag(default: bool, meaning: str) -> Field:
 
 def _integers(default: tuple[int, ...], meaning: str) -> Field:
     def allowed(v):
-        return len(v) > 0 and all(isinstance(i, int) and i > 0 for i in v)
+        return (
+            isinstance(v, tuple | list) and len(v) > 0 and all(type(i) is int and i > 0 for i in v)
+        )
 
     return Field(default, meaning, allowed, "whole numbers above 0")
 
 
 def _texts(default: tuple[str, ...], meaning: str) -> Field:
-    return Field(default, meaning, lambda v: all(isinstance(i, str) for i in v), "a list of names")
+    def allowed(v):
+        return isinstance(v, tuple | list) and all(isinstance(i, str) for i in v)
+
+    return Field(default, meaning, allowed, "a list of names")
 
 
-def _fitting(learning_rate: float, batch_size: int, epochs: int, patience: int, loss: str) -> dict[str, Field]:
+def _fitting(
+    learning_rate: float, batch_size: int, epochs: int, patience: int, loss: str
+) -> dict[str, Field]:
     return {
         "loss": _one_of(loss, "what is minimised", "smooth_l1", "mse", "l1kl"),
         "learning_rate": _number(learning_rate, "AdamW step size"),
@@ -78,15 +93,19 @@ def _fitting(learning_rate: float, batch_size: int, epochs: int, patience: int, 
         "warmup_steps": _integer(0, "linear warm-up, steps", least=0),
         "batch_size": _integer(batch_size, "examples a step, over all devices"),
         "epochs": _integer(epochs, "most passes over the training examples"),
-        "patience_epochs": _integer(patience, "epochs without a better score before stopping; 0: never", least=0),
-        "score": _one_of("pearson_squared", "validation score", "pearson", "pearson_squared", "loss"),
+        "patience_epochs": _integer(
+            patience, "epochs without a better score before stopping; 0: never", least=0
+        ),
+        "score": _one_of(
+            "pearson_squared", "validation score", "pearson", "pearson_squared", "loss"
+        ),
     }
 
 
 FIELDS: dict[str, Any] = {
     "task": _one_of("expression", "which model is trained", "expression", "activity"),
     "name": _text("", "name of the run, for the report"),
-    "seed": _integer(66, "seed of weights, order and dropout", least=0),
+    "seed": _integer(66, "seed of weights, order and dropout", least=0, most=2**32 - 1),
     "data": {
         "genes": _text("", "directory of a genes data set (python -m data_prep build)"),
         "windows": _text("", "directory of a windows data set"),
@@ -97,7 +116,10 @@ FIELDS: dict[str, Any] = {
         "activity_label": _text("log2_activity", "label column the activity model predicts"),
         "genome": _text("", "name of the assembly, stored with the model"),
         "cell": _text("", "cell type, stored with the model"),
-        "ceiling": _text("", "JSON file with the key noise_ceiling_pearson, shown beside the score (simulated data)"),
+        "ceiling": _text(
+            "",
+            "JSON file with the key noise_ceiling_pearson, shown beside the score (simulated data)",
+        ),
         "control": _one_of(
             "none", "destroys one thing on purpose", "none", "scrambled_sequence", "permuted_labels"
         ),
@@ -185,16 +207,53 @@ def check(config: ml_collections.ConfigDict) -> None:
     known = dict(_walk(FIELDS))
     given = dict(_walk(config.to_dict()))
     for path in given:
-        if path not in known:
-            near = difflib.get_close_matches(path, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"config.{path} is not a field{hint}")
+        check_name(path)
     for path, field in known.items():
         if path not in given:
-            raise ValueError(f"config.{path} is missing; start from epinformer_jax.config.default()")
+            raise ValueError(
+                f"config.{path} is missing; start from epinformer_jax.config.default()"
+            )
         if not field.allowed(given[path]):
-            raise ValueError(f"config.{path}={given[path]!r}: expected {field.expected} ({field.meaning})")
+            raise ValueError(
+                f"config.{path}={given[path]!r}: expected {field.expected} ({field.meaning})"
+            )
     _check_together(config)
+
+
+def check_name(path: str) -> None:
+    """Checks the name of one field, e.g. train.epochs.
+
+    Raises:
+      ValueError: there is no such field; names the nearest one.
+    """
+    known = dict(_walk(FIELDS))
+    if path not in known:
+        near = difflib.get_close_matches(path, known, n=1)
+        hint = f"did you mean config.{near[0]}?" if near else "--fields lists all"
+        raise ValueError(f"config.{path} is not a field; {hint}")
+
+
+def load_file(path: str) -> ml_collections.ConfigDict:
+    """What get_config() of a configuration file returns.
+
+    Raises:
+      ValueError: there is no such file, or it fails (it is Python: in any way); names file and
+        line.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: there is no such configuration file; configs/ holds examples")
+    try:
+        content = runpy.run_path(path)
+        if "get_config" in content:
+            return content["get_config"]()
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
+        # a locked configuration adds all its fields to what it says
+        reason = re.sub(r'Other fields present: "\{.*\}"', "", str(error), flags=re.DOTALL)
+        raise ValueError(f"{path}:{line}: {' '.join(reason.split())}") from None
+    raise ValueError(f"{path}: defines no function get_config; configs/ holds examples")
 
 
 def fingerprint(config: ml_collections.ConfigDict) -> str:
@@ -221,11 +280,13 @@ def _check_together(config) -> None:
     needs_windows = config.task == "activity" or config.encoder.source == "pretrain"
     if needs_windows and not config.data.windows:
         raise ValueError(
-            "config.data.windows is empty, but this run trains an activity model: give the directory of a windows data set"
+            "config.data.windows is empty, but this run trains an activity model: give the "
+            "directory of a windows data set"
         )
     if config.task == "activity" and config.encoder.source == "pretrain":
         raise ValueError(
-            "config.encoder.source='pretrain' is for the expression model; to start an activity model "
+            "config.encoder.source='pretrain' is for the expression model; to start an activity "
+            "model "
             "from another one, train that first, then set config.encoder.source='directory' and "
             "config.encoder.directory"
         )
@@ -243,10 +304,13 @@ def _check_together(config) -> None:
             f"features.preset={config.features.preset!r} does not have; set it to 0"
         )
     if config.encoder.source == "directory" and not config.encoder.directory:
-        raise ValueError("config.encoder.directory is empty, but config.encoder.source is 'directory'")
+        raise ValueError(
+            "config.encoder.directory is empty, but config.encoder.source is 'directory'"
+        )
     if config.encoder.source == "none" and config.encoder.mode != "tuned":
         raise ValueError(
-            f"config.encoder.mode={config.encoder.mode!r} would freeze random weights; set config.encoder.source to "
+            f"config.encoder.mode={config.encoder.mode!r} would freeze random weights; set "
+            "config.encoder.source to "
             f"pretrain or directory, or the mode to tuned"
         )
 

@@ -1,20 +1,26 @@
-"""python -m epinformer_jax.main --config configs/expression.py --workdir runs/k562 [--config.key=value ...]
+"""python -m epinformer_jax.main --config FILE --workdir RUN [--config.key=value ...]
 
-Trains the folds of a configuration and writes RUN/report.html. No logic here: flags, one table, one line for each error.
+Trains the folds of a configuration and writes RUN/report.html. No logic here: flags, one table, one
+line for each error.
 """
 
 import json
 import os
 import sys
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from epinformer_jax import messages
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file; see configs/.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file; see configs/.", lock_config=True
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a killed run goes on where it was.")
-_FIELDS = flags.DEFINE_bool("fields", False, "Print every configuration field with its default and exit.")
+_FIELDS = flags.DEFINE_bool(
+    "fields", False, "Print every configuration field with its default and exit."
+)
 
 
 def _train(config, workdir):
@@ -34,9 +40,14 @@ def main(argv: list[str]) -> None:
         print(config_lib.describe())
         return
     if len(argv) > 1:
-        raise ValueError(f"unexpected argument {argv[1]!r}; options are --config, --workdir and --config.key=value")
+        raise ValueError(
+            f"unexpected argument {argv[1]!r}; options are --config, --workdir and "
+            "--config.key=value"
+        )
     if _CONFIG.value is None or not _WORKDIR.value:
-        raise ValueError("give --config FILE and --workdir DIRECTORY; --helpshort lists all options")
+        raise ValueError(
+            "give --config FILE and --workdir DIRECTORY; --helpshort lists all options"
+        )
     config_lib.check(_CONFIG.value)
     workdir = TASKS[_CONFIG.value.task](_CONFIG.value, _WORKDIR.value)
     from epinformer_jax.analysis import report, summary
@@ -54,18 +65,39 @@ def _main(argv: list[str]) -> None:
     try:
         main(argv)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _stop(error)
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command goes on from the last epoch", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses flags; what the configuration file or a --config.key says wrongly is found first, to
+    say it clearly.
+    """
+    from epinformer_jax import config as config_lib
+
+    try:
+        for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):
+            name, _, value = argument.lstrip("-").partition("=")
+            if argument.startswith("-") and name == "config" and (value or following):
+                config_lib.load_file(value or following)
+            elif argument.startswith("-") and name.startswith("config."):
+                config_lib.check_name(name.removeprefix("config."))
+        return flags.FLAGS(argv)
+    except (ValueError, flags.Error) as error:
+        _stop(error)
+
+
+def _stop(error: Exception) -> NoReturn:
+    """One line on stderr and exit code 2."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 def run() -> None:
     """Entry point: wrong flags, too, end in one line."""
-    try:
-        app.run(_main)
-    except (AttributeError, KeyError, TypeError) as error:
-        # ml_collections reports an unknown field or a wrong type while flags are parsed
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-        sys.exit(2)
+    app.run(_main, flags_parser=_parse)
 
 
 if __name__ == "__main__":

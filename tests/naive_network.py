@@ -1,4 +1,5 @@
-"""The expression network written plainly: every slot, every base, full attention, and no layer of the package.
+"""The expression network written plainly: every slot, every base, full attention, and no layer of
+the package.
 
 The oracle of the packed, cropped and star-shaped computations. BatchNorm takes an explicit weight
 for each row and position, so what "padded" and "real" statistics count is written out here.
@@ -46,7 +47,7 @@ def layer_norm(x, layer):
 
 
 def batch_norm(x, layer, running, weight):
-    """The normalised x and the new running statistics; `weight` None normalises with the old ones."""
+    """The normalised x and the new running statistics; `weight` None: with the old ones."""
     if weight is None:
         mean, var, new = running["mean"], running["var"], running
     else:
@@ -99,9 +100,7 @@ def embed(config, params, stats, bases, valid, *, train, train_encoder=True):
         x = conv(x, summary[f"conv_{index}"], same=False, dilation=dilation)
         if config.summary_batch_norm:
             name = f"norm_{index}"
-            x, new_summary[name] = batch_norm(
-                x, summary[name], stats["summary"][name], weight
-            )
+            x, new_summary[name] = batch_norm(x, summary[name], stats["summary"][name], weight)
         x = elu(x)
     pooled = elu(linear(jnp.swapaxes(x, 1, 2), summary["pool"]))  # channel outer, position inner
     new = {"encoder": new_tower}
@@ -109,7 +108,7 @@ def embed(config, params, stats, bases, valid, *, train, train_encoder=True):
 
 
 def star_mask(mask):
-    """[B, query, key]: the promoter sees all, all see the promoter and themselves; no empty keys."""
+    """[B, query, key]: the promoter sees all, all see it and themselves; no empty keys."""
     slots = mask.shape[1]
     star = np.eye(slots, dtype=bool)
     star[0], star[:, 0] = True, True
@@ -117,11 +116,12 @@ def star_mask(mask):
 
 
 def attention_layer(x, layer, mask, heads):
-    """Pre-LayerNorm attention over all pairs under the star mask; returns x and promoter attention."""
+    """Pre-LayerNorm attention over all pairs under the star mask: x and promoter attention."""
     genes, slots, width = x.shape
     h = layer_norm(x, layer["norm_attention"])
     query, key, value = (
-        linear(h, layer[name]).reshape(genes, slots, heads, -1) for name in ("query", "key", "value")
+        linear(h, layer[name]).reshape(genes, slots, heads, -1)
+        for name in ("query", "key", "value")
     )
     logits = jnp.einsum("bqhe,bkhe->bhqk", query, key) / np.sqrt(width / heads)
     weights = jax.nn.softmax(jnp.where(star_mask(mask)[:, None], logits, -jnp.inf), axis=-1)

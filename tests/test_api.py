@@ -13,6 +13,7 @@ from pandas.testing import assert_frame_equal
 
 import epinformer_jax
 from data_prep import builder
+from epinformer_jax import convert
 from epinformer_jax.analysis import inputs, predict
 from epinformer_jax.data import features, records, sequence
 from epinformer_jax.data.elements import ElementRule
@@ -266,3 +267,35 @@ def test_model_is_the_same_on_another_number_of_devices(folder, model, run_pytho
         assert found[path].dtype == leaf.dtype
     for name in ("plain", "dealt"):
         np.testing.assert_allclose(found[name], here, rtol=1e-6, atol=0, err_msg=name)
+
+
+CONVERTED = """
+import sys, jax, numpy as np, epinformer_jax
+from epinformer_jax.train import checkpoint
+
+model_dir, sequences, out = sys.argv[1:]
+assert len(jax.devices()) == 8
+model = epinformer_jax.load_model(model_dir)
+leaves = checkpoint.flatten(model.variables._asdict())
+found = model.activity(sequences.split(","))["log2_activity"]
+np.savez(out, found=found, **leaves)
+"""
+
+
+def test_a_converted_model_is_the_same_on_another_number_of_devices(
+    shared_data, run_python, tmp_path
+):
+    weights = shared_data / "weights" / "encoder_K562" / "fold_1.pt"
+    directory = convert.convert(weights, tmp_path / "converted")
+    variables, info = convert.read(weights)
+    rng = np.random.default_rng(0)
+    texts = [sequence.decode(tiny_inputs.random_codes(rng, 256)) for _ in range(4)]
+    out = tmp_path / "eight.npz"
+    done = run_python("-c", CONVERTED, directory, ",".join(texts), out, devices=8)
+    assert done.returncode == 0, done.stderr
+    model = epinformer_jax.load_model(directory)
+    assert model.info == info and info.cell == "K562"
+    here, found = model.activity(texts)["log2_activity"], np.load(out)
+    for path, leaf in checkpoint.flatten(variables._asdict()).items():
+        np.testing.assert_array_equal(found[path], np.asarray(leaf), err_msg=path)
+    np.testing.assert_allclose(found["found"], here, rtol=1e-6, atol=0)

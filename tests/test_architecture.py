@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "epinformer_jax.main": EVERYTHING,
     "epinformer_jax.cli": EVERYTHING,
     "epinformer_jax.config": (),
+    "epinformer_jax.messages": (),  # quiets third-party loggers for the two commands
     # The converter is three files: the command, reading the zip, and the table of names.
     "epinformer_jax.convert": (
         "epinformer_jax.data",
@@ -45,6 +46,14 @@ MAY_IMPORT = {
         "epinformer_jax.train.checkpoint",
         "epinformer_jax.train.tasks",
         "epinformer_jax.train.metrics",
+    ),
+    # A benchmark stands beside the scalar baselines and leaves its files as a run does.
+    "epinformer_jax.analysis.benchmark_expression": (
+        "epinformer_jax.analysis",
+        "epinformer_jax.data",
+        "epinformer_jax.train.baselines",
+        "epinformer_jax.train.metrics",
+        "epinformer_jax.train.rundir",
     ),
     "configs": ("epinformer_jax.config",),
     "data_prep": ("epinformer_jax.data",),

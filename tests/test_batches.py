@@ -190,7 +190,9 @@ def test_a_batch_that_the_plan_was_not_made_for_is_refused():
         pack(plan, [Sequences([np.ones(64, np.uint8)] * 7)] * 4, rng)
     with pytest.raises(ValueError, match="5 genes of up to 2 sequences do not fit"):
         pack(plan, [small[0]] * 5, rng)
-    with pytest.raises(ValueError, match="up to 9 sequences do not fit a batch of 4 genes, 8 slots"):
+    with pytest.raises(
+        ValueError, match="up to 9 sequences do not fit a batch of 4 genes, 8 slots"
+    ):
         pack(plan, [Sequences([np.ones(3, np.uint8)] * 9)], rng)
 
 

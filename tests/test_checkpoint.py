@@ -89,13 +89,17 @@ def test_what_was_saved_comes_back_bit_for_bit_with_its_record(tmp_path, opened)
     assert restored.step == 10 and restored.progress == {"run_id": "r", "epoch": 1}
     assert restored.info == INFO
     flat, expected = checkpoint.flatten(restored.tree), checkpoint.flatten(tree_of(10))
-    assert set(flat) == set(expected) == {
-        "params/encoder/kernel",
-        "params/head/bias",
-        "stats/norm/mean",
-        "optimizer/0000",
-        "optimizer/0001",
-    }
+    assert (
+        set(flat)
+        == set(expected)
+        == {
+            "params/encoder/kernel",
+            "params/head/bias",
+            "stats/norm/mean",
+            "optimizer/0000",
+            "optimizer/0001",
+        }
+    )
     for path, leaf in expected.items():
         assert flat[path].dtype == np.asarray(leaf).dtype
         assert flat[path].tobytes() == np.asarray(leaf).tobytes(), path
@@ -220,7 +224,9 @@ def model(tmp_path_factory):
     """A finished activity model: its directory and its variables."""
     folder = tmp_path_factory.mktemp("model") / "activity"
     variables = tiny_models.random_variables(MODEL, seed=0)
-    assert checkpoint.save_model(folder, variables, dataclasses.replace(INFO, model=MODEL)) == folder
+    assert (
+        checkpoint.save_model(folder, variables, dataclasses.replace(INFO, model=MODEL)) == folder
+    )
     return folder, variables
 
 
@@ -243,9 +249,7 @@ def test_best_and_latest_weights_of_a_run_can_be_loaded(tmp_path):
     checkpoints.close()
     for which, expected in (("best", trees[1]), ("latest", trees[2])):
         loaded, _ = checkpoint.load_model(tmp_path, which=which)
-        tiny_models.assert_trees_close(
-            loaded._asdict(), jax.tree.map(np.asarray, expected), atol=0
-        )
+        tiny_models.assert_trees_close(loaded._asdict(), jax.tree.map(np.asarray, expected), atol=0)
 
 
 def test_a_model_is_never_written_over_another(model):

@@ -1,4 +1,6 @@
-"""Feature schemas: order, transforms and units of every scalar input, as the fact sheet states them."""
+"""Feature schemas: order, transforms and units of every scalar input, as the fact sheet states
+them.
+"""
 
 import dataclasses
 import json
@@ -137,7 +139,7 @@ def test_log_signals_keeps_dnase_and_h3k27ac_apart():
 
 
 def test_contact_is_transformed_as_published():
-    """Contact hardly moves the published weights, so no golden output would notice a wrong scale."""
+    """Contact hardly moves the published weights: no golden output would notice a wrong scale."""
     published = features.TRANSFORMS["log10_1p"]
     assert published(np.array([0.0, 9.0, 99.0])).tolist() == [0.0, 1.0, 2.0]
     np.testing.assert_allclose(published(np.array([0.0125])), 0.0053950319, rtol=1e-7)
@@ -172,7 +174,9 @@ def test_every_schema_survives_json(name, preset):
 
 def test_a_missing_column_is_named_with_its_table():
     schema = features.schema("log_signals", "PE-Activity")
-    with pytest.raises(ValueError, match="the column 'dnase' of the links table.*contact, activity"):
+    with pytest.raises(
+        ValueError, match="the column 'dnase' of the links table.*contact, activity"
+    ):
         features.link_array(schema, example(), LINK_NAMES[:2], GENE_NAMES)
     with pytest.raises(ValueError, match="the column 'promoter_dnase' of the genes table"):
         features.gene_array(schema, example(), GENE_NAMES[:-2])

@@ -1,4 +1,6 @@
-"""Layers against NumPy written out: convolution, pooling, weighted BatchNorm, dropout, initialisation."""
+"""Layers against NumPy written out: convolution, pooling, weighted BatchNorm, dropout,
+initialisation.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -43,9 +45,7 @@ def naive_conv(x, kernel, bias, *, dilation, same):
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize(("width", "dilation"), [(1, 1), (3, 1), (8, 1), (3, 4)])
 def test_convolution_equals_its_sum_over_taps(width, dilation, same):
-    conv = as_float64(
-        layers.Conv(3, 2, width, rngs=nnx.Rngs(0), dilation=dilation, use_bias=True)
-    )
+    conv = as_float64(layers.Conv(3, 2, width, rngs=nnx.Rngs(0), dilation=dilation, use_bias=True))
     x = np.random.default_rng(1).normal(size=(2, 17, 3))
     got = conv(jnp.asarray(x), same=same)
     kernel, bias = np.asarray(conv.kernel[...]), np.asarray(conv.bias[...])
@@ -99,7 +99,10 @@ def test_weighted_batch_norm_equals_plain_statistics_of_repeated_data(data):
     with jax.enable_x64(True):
         x, counts = data
         repeated = np.concatenate(
-            [np.repeat(part.reshape(-1, 2), c.reshape(-1), axis=0) for part, c in zip(*data, strict=True)]
+            [
+                np.repeat(part.reshape(-1, 2), c.reshape(-1), axis=0)
+                for part, c in zip(*data, strict=True)
+            ]
         )
         norm = as_float64(layers.BatchNorm(2))
         scale, bias = np.asarray(norm.scale[...]), np.asarray(norm.bias[...])

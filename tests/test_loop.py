@@ -1,4 +1,6 @@
-"""The training loop: resume without a trace, stop where it should, compile what it must and no more."""
+"""The training loop: resume without a trace, stop where it should, compile what it must and no
+more.
+"""
 
 import dataclasses
 import gc
@@ -130,7 +132,7 @@ def test_the_fit_returns_the_weights_of_its_best_epoch(unbroken, data):
 def test_a_run_that_was_stopped_and_resumed_equals_the_unbroken_one(
     batch, unbroken, data, tmp_path
 ):
-    """Stopped before the first checkpoint, within an epoch, and at the start of one (4 steps each)."""
+    """Stopped before the first checkpoint, within an epoch, and at the start of one (4 steps)."""
     with pytest.raises(Stopped):
         train_tiny.fit(stopping_at(data, batch), tmp_path, epochs=EPOCHS)
     assert_same_fit(train_tiny.fit(data, tmp_path, epochs=EPOCHS), unbroken[0])
@@ -266,7 +268,9 @@ def test_compilations_stop_growing_and_the_largest_layout_is_compiled_when_met()
     rare = data.data.batch(largest, data.layout)
     assert len(data.layout.layouts) == 2
     batches_of_rows = [sum(len(rows["weight"]) for rows in rare["rows"])]
-    assert batches_of_rows == [sum(data.layout.layouts[-1])], "the largest genes fit an earlier layout"
+    assert batches_of_rows == [sum(data.layout.layouts[-1])], (
+        "the largest genes fit an earlier layout"
+    )
     objective = dataclasses.replace(train_tiny.OBJECTIVE, loss="mse")  # a cache of its own
     step = loop.train_step(objective, train_tiny.OPTIMIZER)
     assert loop.train_step(objective, train_tiny.OPTIMIZER) is step, "compiled anew for each fold"

@@ -1,4 +1,6 @@
-"""The definition of both networks: against a plain network, under grad, vmap and jit, and by published sizes."""
+"""The definition of both networks: against a plain network, under grad, vmap and jit, and by
+published sizes.
+"""
 
 import dataclasses
 import functools
@@ -143,7 +145,7 @@ def test_star_attention_equals_full_attention_under_its_mask(promoter_only):
 
 
 def test_embedding_is_channel_major(variables):
-    """With the pooling weights of position p zeroed, the components c * positions + p are constant."""
+    """With the pooling weights of position p zeroed, components c * positions + p are constant."""
     positions = CONFIG.embedding // CONFIG.summary_outputs
     pool = variables.params["summary"]["pool"]
     kernel = pool["kernel"].at[:, 1].set(0.0)
@@ -200,9 +202,7 @@ def test_activity_with_both_strands_is_the_mean_of_the_two(activity_variables):
     valid = jnp.asarray(np.arange(32) < 30)[None].repeat(3, axis=0)
     both = dataclasses.replace(ACTIVITY, strands="both")
     got = functional.activity(both, activity_variables, bases, valid)
-    other = functional.activity(
-        ACTIVITY, activity_variables, bases[:, ::-1, ::-1], valid[:, ::-1]
-    )
+    other = functional.activity(ACTIVITY, activity_variables, bases[:, ::-1, ::-1], valid[:, ::-1])
     forward = functional.activity(ACTIVITY, activity_variables, bases, valid)
     np.testing.assert_allclose(got, (forward + other) / 2, rtol=0, atol=1e-12)
     assert np.abs(forward - other).max() > 1e-6
@@ -231,9 +231,7 @@ def test_running_the_model_does_not_change_the_variables_it_was_given(activity_v
     before = jax.tree.map(np.array, activity_variables)
     bases, valid = soft_bases(np.random.default_rng(9), 2, 32), jnp.ones((2, 32), bool)
     group = functional._group(bases, valid)
-    _, stats = functional.run(
-        ACTIVITY, activity_variables, lambda model: model(group, train=True)
-    )
+    _, stats = functional.run(ACTIVITY, activity_variables, lambda model: model(group, train=True))
     tiny_models.assert_trees_close(activity_variables, before, atol=0)
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), stats, before.stats)
     assert min(jax.tree.leaves(moved)) > 0
@@ -261,7 +259,9 @@ def test_an_encoder_of_another_shape_is_not_transplanted(variables):
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     first, again, other = (functional.init(ACTIVITY, seed=seed) for seed in (0, 0, 1))
     tiny_models.assert_trees_close(first, again, atol=0)
-    assert not np.array_equal(first.params["head"]["output"]["kernel"], other.params["head"]["output"]["kernel"])
+    assert not np.array_equal(
+        first.params["head"]["output"]["kernel"], other.params["head"]["output"]["kernel"]
+    )
 
 
 def numbers(tree) -> int:
@@ -318,7 +318,14 @@ def test_an_element_changes_nothing_beyond_the_encoders_reach():
     assert any(tight)
 
 
-@pytest.mark.parametrize("config", [ACTIVITY, CONFIG, ActivityConfig(mixer_channels=(8,), mixer_widths=(3,), mixer_dilations=(2,))])
+@pytest.mark.parametrize(
+    "config",
+    [
+        ACTIVITY,
+        CONFIG,
+        ActivityConfig(mixer_channels=(8,), mixer_widths=(3,), mixer_dilations=(2,)),
+    ],
+)
 def test_a_configuration_survives_its_dictionary(config):
     import json
 

@@ -1,7 +1,8 @@
-"""Packed, cropped batches give the dense computation's numbers: in evaluation, and in training every gradient.
+"""Packed, cropped batches give the dense computation's numbers: in evaluation, and in training
+every gradient.
 
-The dense side is tests/naive_network.py, which shares no layer with the package; float64 throughout,
-so agreement is to rounding.
+The dense side is tests/naive_network.py, which shares no layer with the package; float64
+throughout, so agreement is to rounding.
 """
 
 import dataclasses
@@ -188,7 +189,9 @@ def test_packed_prediction_equals_the_dense_one(unknown, dtype, atol, genes, bat
         objective = tasks.Objective(config, "smooth_l1", unknown_base=unknown)
         prediction, attention = jax.jit(tasks.predict, static_argnums=0)(objective, weights, batch)
     np.testing.assert_allclose(prediction[:count], dense[0], rtol=0, atol=atol)
-    np.testing.assert_allclose(attention[:count], np.asarray(dense[1]).mean(axis=1), rtol=0, atol=atol)
+    np.testing.assert_allclose(
+        attention[:count], np.asarray(dense[1]).mean(axis=1), rtol=0, atol=atol
+    )
 
 
 def test_a_wider_layout_changes_no_prediction(genes, batch, variables):

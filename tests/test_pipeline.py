@@ -26,6 +26,7 @@ KEYS = {
 def simulated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw") / "sim"
     sizes = {"genes_per_chromosome": 2, "gene_spacing_bp": 9000, "elements_per_gene": 14.0}
+    sizes["remote_elements_per_chromosome"] = 4
     return simulate(folder, seed=0, background_reads_per_kb=4.0, **sizes)
 
 

@@ -1,4 +1,6 @@
-"""Small data sets on disk for loader and training tests: random DNA, labels that scalars and bases predict."""
+"""Small data sets on disk for loader and training tests: random DNA, labels that scalars and bases
+predict.
+"""
 
 import dataclasses
 
@@ -52,7 +54,9 @@ def genes_of(*, per_split: int = 7, seed: int = 0) -> dict[str, list[GeneExample
     }
 
 
-def write_genes(directory, genes: dict[str, list[GeneExample]] | None = None, **changes) -> Manifest:
+def write_genes(
+    directory, genes: dict[str, list[GeneExample]] | None = None, **changes
+) -> Manifest:
     """A genes data set with labels rna and cage; `changes` go to its manifest."""
     genes = genes_of() if genes is None else genes
     manifest = Manifest(

@@ -1,4 +1,4 @@
-"""Narrow networks and random batches for them: dense arrays and packed ones made of the same genes."""
+"""Narrow networks and random batches: dense arrays and packed ones made of the same genes."""
 
 import contextlib
 from typing import NamedTuple
@@ -31,7 +31,7 @@ EXPRESSION = ExpressionConfig(
 
 
 class Genes(NamedTuple):
-    """Genes as the packer takes them: sequences, a row of link features for each, scalars, labels."""
+    """Genes as the packer takes them: sequences, link features of each, scalars, labels."""
 
     sequences: list[batches.Sequences]
     link_features: list[np.ndarray]
@@ -50,7 +50,9 @@ class Dense(NamedTuple):
 
 
 def random_genes(rng: np.random.Generator, config: ExpressionConfig, counts) -> Genes:
-    """A gene with each of these numbers of sequences: a full promoter, then short and long elements."""
+    """A gene with each of these numbers of sequences: a full promoter, then short and long
+    elements.
+    """
     sequences, links = [], []
     for count in counts:
         lengths = [config.window_bp, *rng.integers(1, config.window_bp // 2, count - 1)]

@@ -1,4 +1,5 @@
-"""A few epochs of a tiny expression model, as a process of its own: python tests/train_tiny.py DIRECTORY EPOCHS [KILL_AT].
+"""A few epochs of a tiny expression model, as a process of its own: python tests/train_tiny.py
+DIRECTORY EPOCHS [KILL_AT].
 
 Prints JSON with the loss of each step and what validation found. With KILL_AT the process kills
 itself (SIGKILL) when that many batches have been packed. Other tests import `examples` and `fit`.
@@ -72,7 +73,7 @@ def examples(*, per_split: int = 16, layouts: int = 1, batch_size: int = 4) -> c
 
 
 def fit(data, directory, *, epochs: int, run_id: str = "tiny", **options) -> loop.Fit:
-    """Trains on the first two splits, validates on the third; every step compiled for one layout."""
+    """Trains on the first two splits, validates on the third; compiled for one layout."""
     return loop.fit(
         OBJECTIVE,
         OPTIMIZER,

@@ -193,7 +193,9 @@ def _remote_bp(settings: Settings) -> int:
 
 
 def _remote_centres(settings, length, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Chromosome and first summit of the elements that lie too far from any TSS to belong to a gene."""
+    """Chromosome and first summit of the elements that lie too far from any TSS to belong to a
+    gene.
+    """
     count = settings.remote_elements_per_chromosome
     chrom = np.repeat(np.arange(len(length)), count)
     place = np.tile(np.arange(count), len(length)) * _REMOTE_SPACING_BP

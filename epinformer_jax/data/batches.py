@@ -1,9 +1,11 @@
-"""Lays batches out on the host: which window width each sequence goes to, and how many rows of each width a batch has.
+"""Lays batches out on the host: which window width each sequence goes to, and how many rows of each
+width a batch has.
 
-Shapes must be few and fixed, or every batch would compile anew. A `Plan` is made once from the lengths of all sequences:
-window widths that waste few positions, and a short ladder of layouts (row capacities), of which a batch takes the first that
-fits. The last one fits any batch, so nothing is ever left out. Widths W are congruent to the full window modulo twice the
-encoder's stride, which puts a centred window's start on a multiple of the stride (model/encoder.py relies on it).
+Shapes must be few and fixed, or every batch would compile anew. A `Plan` is made once from the
+lengths of all sequences: window widths that waste few positions, and a short ladder of layouts (row
+capacities), of which a batch takes the first that fits. The last one fits any batch, so nothing is
+ever left out. Widths W are congruent to the full window modulo twice the encoder's stride, which
+puts a centred window's start on a multiple of the stride (model/encoder.py relies on it).
 """
 
 import dataclasses
@@ -16,8 +18,15 @@ from jaxtyping import Float, Int, UInt8
 CAPACITY_STEP = (
     8  # capacities are multiples of this, so that rows divide evenly over up to 8 devices
 )
-# Share of batches that each layout but the last should fit, by the number of layouts: more waste less, but each is compiled.
-LADDERS = {1: (0.998,), 2: (0.8, 0.998), 3: (0.5, 0.85, 0.998), 4: (0.4, 0.7, 0.9, 0.998), 5: (0.3, 0.6, 0.8, 0.95, 0.998)}
+# Share of batches that each layout but the last should fit, by the number of layouts: more waste
+# less, but each is compiled.
+LADDERS = {
+    1: (0.998,),
+    2: (0.8, 0.998),
+    3: (0.5, 0.85, 0.998),
+    4: (0.4, 0.7, 0.9, 0.998),
+    5: (0.3, 0.6, 0.8, 0.95, 0.998),
+}
 MAX_WIDTHS = 5
 
 Batch = dict[str, Any]
@@ -62,7 +71,8 @@ class Plan:
         return np.searchsorted(self.widths, _needed(lengths, self.margin_bp, self.window_bp))
 
     def layout_for(self, counts: Int[np.ndarray, "K"]) -> tuple[int, ...]:
-        """The first layout that holds `counts` rows of each width; narrow rows may take wider places.
+        """The first layout that holds `counts` rows of each width; narrow rows may take wider
+        places.
 
         Raises:
           ValueError: none does: the batch is not one the plan was made for.
@@ -72,7 +82,8 @@ class Plan:
             if (demand <= _suffix_sums(np.array(layout))).all():
                 return layout
         raise ValueError(
-            f"a batch with {list(counts)} rows of widths {list(self.widths)} exceeds every layout {self.layouts}; "
+            f"a batch with {list(counts)} rows of widths {list(self.widths)} exceeds every layout "
+            f"{self.layouts}; "
             f"make the plan from this data set"
         )
 
@@ -90,8 +101,9 @@ def make_plan(
 ) -> Plan:
     """Chooses widths and layouts from the sequence lengths of every gene (promoter included).
 
-    Widths minimise the positions computed; capacities are quantiles over simulated batches, rounded up. To `layouts` of
-    them comes one that fits the largest genes together; it is compiled only when such a batch is met.
+    Widths minimise the positions computed; capacities are quantiles over simulated batches, rounded
+    up. To `layouts` of them comes one that fits the largest genes together; it is compiled only
+    when such a batch is met.
 
     Raises:
       ValueError: no genes, or a sequence longer than the window.
@@ -131,15 +143,18 @@ def pack_genes(
     gene_features: Float[np.ndarray, "N G"],
     labels: Float[np.ndarray, "N"],
 ) -> Batch:
-    """One batch as plain arrays (fields of model.packing.PackedGenes); short batches are filled with weight 0.
+    """One batch as plain arrays (fields of model.packing.PackedGenes); short batches are filled
+    with weight 0.
 
-    `link_features` has a row for each sequence of a gene. A gene with more sequences than the plan has slots is an error.
+    `link_features` has a row for each sequence of a gene. A gene with more sequences than the plan
+    has slots is an error.
     """
     size, slots = plan.batch_size, plan.slots
     counts = np.array([len(gene.codes) for gene in sequences])
     if len(sequences) > size or (counts > slots).any():
         raise ValueError(
-            f"{len(sequences)} genes of up to {counts.max()} sequences do not fit a batch of {size} genes, {slots} slots"
+            f"{len(sequences)} genes of up to {counts.max()} sequences do not fit a batch of "
+            f"{size} genes, {slots} slots"
         )
     flat = [codes for gene in sequences for codes in gene.codes]
     lengths = np.array([len(codes) for codes in flat])
@@ -179,7 +194,9 @@ def pack_windows(
     window_bp: int,
     batch_size: int,
 ) -> Batch:
-    """One batch for the activity model (fields of model.packing.PackedWindows); sequences are centred in the window."""
+    """One batch for the activity model (fields of model.packing.PackedWindows); sequences are
+    centred in the window.
+    """
     rows = _pack_rows(list(codes), window_bp, window_bp, batch_size)
     return {"rows": rows, "labels": _fill(np.asarray(labels, np.float32), batch_size)}
 
@@ -225,7 +242,9 @@ def _needed(lengths, margin_bp: int, window_bp: int):
 
 
 def _choose_widths(needed, window_bp: int, step: int) -> list[int]:
-    """At most MAX_WIDTHS widths from window_bp down in `step`s, the full one always, minimising total positions."""
+    """At most MAX_WIDTHS widths from window_bp down in `step`s, the full one always, minimising
+    total positions.
+    """
     candidates = np.arange(window_bp, max(needed.min() - step, 0), -step)[::-1]
     counts = np.bincount(np.searchsorted(candidates, needed), minlength=len(candidates))
     below = np.concatenate([[0], np.cumsum(counts)])

@@ -1,7 +1,9 @@
-"""Feature schemas: which signals a model takes, in which order, on which scale (spec 1.15). Stored in every checkpoint.
+"""Feature schemas: which signals a model takes, in which order, on which scale (spec 1.15). Stored
+in every checkpoint.
 
-The same published weights are fed three different orders and scales by the original's scripts; here order, transform and unit
-are data. A schema is made by `schema(name, preset)` or read back from a checkpoint, and applied by `link_array` and
+The same published weights are fed three different orders and scales by the original's scripts; here
+order, transform and unit are data. A schema is made by `schema(name, preset)` or read back from a
+checkpoint, and applied by `link_array` and
 `gene_array`.
 """
 
@@ -34,7 +36,8 @@ SCHEMAS = ("published", "pipeline2026", "log_signals")
 class Feature:
     """One model input: `transform` of the signal `source`.
 
-    In a link feature, the promoter's own slot holds `promoter_value`, or, where `promoter_source` names a gene signal,
+    In a link feature, the promoter's own slot holds `promoter_value`, or, where `promoter_source`
+    names a gene signal,
     `promoter_transform` of that.
     """
 
@@ -94,8 +97,9 @@ def from_dict(fields: dict[str, Any]) -> FeatureSchema:
 def schema(name: str, preset: str) -> FeatureSchema:
     """A built-in schema for one of the four published presets (spec 1.14).
 
-    `published`: row 1 of spec 1.15, the scale of the released weights. `pipeline2026`: the newer pipeline's raw scales (no
-    published output to check against). `log_signals`: our own, every signal on a log scale and DNase and H3K27ac apart.
+    `published`: row 1 of spec 1.15, the scale of the released weights. `pipeline2026`: the newer
+    pipeline's raw scales (no published output to check against). `log_signals`: our own, every
+    signal on a log scale and DNase and H3K27ac apart.
 
     Raises:
       ValueError: unknown schema or preset.
@@ -114,8 +118,8 @@ def schema(name: str, preset: str) -> FeatureSchema:
 
 
 def without_promoter_signals(schema: FeatureSchema) -> FeatureSchema:
-    """The schema with promoter activity (and the promoter's DNase and H3K27ac) silent: 0 as gene features, the
-    constant `promoter_value` in the promoter's own slot. Shapes stay."""
+    """The schema with promoter activity (and the promoter's DNase and H3K27ac) silent: 0 as gene
+    features, the constant `promoter_value` in the promoter's own slot. Shapes stay."""
     links = tuple(dataclasses.replace(f, promoter_source="") for f in schema.link_features)
     genes = tuple(
         dataclasses.replace(f, transform="zero") if f.source.startswith("promoter_") else f
@@ -176,7 +180,8 @@ def gene_array(
 def _position(source: str, names: Sequence[str], table: str) -> int:
     if source not in names:
         raise ValueError(
-            f"the model needs the column {source!r} of the {table} table, but the data has {', '.join(names) or 'none'}; "
+            f"the model needs the column {source!r} of the {table} table, but the data has "
+            f"{', '.join(names) or 'none'}; "
             f"add the column and build again, or choose a preset that does not need it"
         )
     return list(names).index(source)

@@ -1,7 +1,8 @@
-"""From a data set on disk to the stream of batches: held in memory, ordered by (seed, step), prefetched by Grain.
+"""From a data set on disk to the stream of batches: held in memory, ordered by (seed, step),
+prefetched by Grain.
 
-A cell type is about 150 MB, so its shards are read whole, once. `stream(...)[step]` is a pure function of the seed and the
-step, so a run resumes at any step with one integer.
+A cell type is about 150 MB, so its shards are read whole, once. `stream(...)[step]` is a pure
+function of the seed and the step, so a run resumes at any step with one integer.
 """
 
 import contextlib
@@ -52,7 +53,14 @@ class GeneSet:
         return np.flatnonzero(np.isin(self.splits, list(chosen)))
 
     def plan(
-        self, *, batch_size: int, slots: int, window_bp: int, stride: int, margin_bp: int, layouts: int
+        self,
+        *,
+        batch_size: int,
+        slots: int,
+        window_bp: int,
+        stride: int,
+        margin_bp: int,
+        layouts: int,
     ) -> Plan:
         """Batch layouts for this set."""
         return make_plan(
@@ -98,11 +106,15 @@ class WindowSet:
         return np.flatnonzero(np.isin(self.splits, list(chosen)))
 
     def batch(self, indices: Int[np.ndarray, "M"], batch_size: int) -> Batch:
-        """The windows at `indices` as one batch; an index i + len(self) is window i on the other strand."""
+        """The windows at `indices` as one batch; an index i + len(self) is window i on the other
+        strand.
+        """
         codes = []
         for i in indices:
             strand, row = divmod(int(i), len(self))
-            codes.append(sequence.reverse_complement(self.codes[row]) if strand else self.codes[row])
+            codes.append(
+                sequence.reverse_complement(self.codes[row]) if strand else self.codes[row]
+            )
         labels = self.labels[indices % len(self)]
         return pack_windows(codes, labels, window_bp=self.window_bp, batch_size=batch_size)
 
@@ -118,11 +130,14 @@ def load_genes(
 ) -> tuple[Manifest, GeneSet]:
     """Reads a genes data set and applies a feature schema.
 
-    Genes keep their nearest `max_elements` elements (none in the promoter preset). `control` destroys one thing, for
-    comparison: `scrambled_sequence` shuffles the bases of each sequence, `permuted_labels` deals labels to other genes.
+    Genes keep their nearest `max_elements` elements (none in the promoter preset). `control`
+    destroys one thing, for
+    comparison: `scrambled_sequence` shuffles the bases of each sequence, `permuted_labels` deals
+    labels to other genes.
 
     Raises:
-      ValueError: not a genes data set, an unknown label, a missing signal, or a label that is not measured (NaN).
+      ValueError: not a genes data set, an unknown label, a missing signal, or a label that is not
+        measured (NaN).
     """
     manifest, examples = _read(directory, "genes")
     position = _label_position(manifest, label, directory)
@@ -137,22 +152,24 @@ def load_genes(
         value = float(example.labels[position])
         if not np.isfinite(value):
             raise ValueError(
-                f"{directory}: gene {example.gene_id} has no value for label {label!r}; build without such genes"
+                f"{directory}: gene {example.gene_id} has no value for label {label!r}; build "
+                "without such genes"
             )
         labels.append(value)
     labels = np.array(labels, np.float32)
     rng = np.random.default_rng([seed, 1])
     if control == "scrambled_sequence":
-        sequences = [Sequences([rng.permutation(codes) for codes in gene.codes]) for gene in sequences]
+        sequences = [
+            Sequences([rng.permutation(codes) for codes in gene.codes]) for gene in sequences
+        ]
     elif control == "permuted_labels":
         labels = rng.permutation(labels)
     return manifest, GeneSet(examples, sequences, links, np.stack(genes), labels)
 
 
-def with_schema(
-    data: GeneSet, manifest: Manifest, schema: features_lib.FeatureSchema
-) -> GeneSet:
-    """The same genes, sequences and labels with their inputs by another schema; slots stay as they are.
+def with_schema(data: GeneSet, manifest: Manifest, schema: features_lib.FeatureSchema) -> GeneSet:
+    """The same genes, sequences and labels with their inputs by another schema; slots stay as they
+    are.
 
     Raises:
       ValueError: a signal is missing.
@@ -175,7 +192,8 @@ def load_windows(
     """Reads a windows data set.
 
     Raises:
-      ValueError: not a windows data set, an unknown label, a label that is not measured, or a sequence longer than
+      ValueError: not a windows data set, an unknown label, a label that is not measured, or a
+        sequence longer than
         `window_bp`.
     """
     manifest, examples = _read(directory, "windows")
@@ -186,14 +204,17 @@ def load_windows(
             raise ValueError(f"{directory}: window {example.name} has no value for label {label!r}")
         if len(example.sequence) > window_bp:
             raise ValueError(
-                f"{directory}: window {example.name} has {len(example.sequence)} bases, more than the model's {window_bp}"
+                f"{directory}: window {example.name} has {len(example.sequence)} bases, more than "
+                f"the model's {window_bp}"
             )
     return manifest, WindowSet(examples, [e.sequence for e in examples], labels, window_bp)
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Batches by step number. Every epoch sees each index once, in an order drawn from (seed, epoch); the last batch is short."""
+    """Batches by step number. Every epoch sees each index once, in an order drawn from (seed,
+    epoch); the last batch is short.
+    """
 
     order: grain.MapDataset
     pack: Callable[[np.ndarray], Batch]
@@ -209,7 +230,9 @@ class Stream:
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps first .. last - 1; a thread packs ahead."""
         ahead = self.order[first:last].map(self.pack)
-        iterator = iter(ahead.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+        iterator = iter(
+            ahead.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+        )
         with contextlib.closing(iterator):
             yield from iterator
 
@@ -228,7 +251,9 @@ def stream(
       ValueError: there is nothing to stream.
     """
     if not len(indices):
-        raise ValueError("there are no examples to stream; check the fold's splits against the data set's")
+        raise ValueError(
+            "there are no examples to stream; check the fold's splits against the data set's"
+        )
     indices = np.asarray(indices)
     order = grain.MapDataset.range(len(indices))
     if shuffle:

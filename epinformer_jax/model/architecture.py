@@ -1,8 +1,9 @@
-"""Shapes of the networks, as frozen dataclasses: hashable, so they can be static under jit and live in checkpoints.
+"""Shapes of the networks, as frozen dataclasses: hashable, so they can be static under jit and live
+in checkpoints.
 
-Defaults are the published networks (spec sections 1.1, 1.2, 1.4). Dimension letters: B genes in a batch, S slots
-(1 + elements, slot 0 is the promoter), N rows (sequences), L bases, A alphabet (ACGT = 4), C channels, D embedding,
-H heads, P link features, G gene features, K interaction layers.
+Defaults are the published networks (spec sections 1.1, 1.2, 1.4). Dimension letters: B genes in a
+batch, S slots (1 + elements, slot 0 is the promoter), N rows (sequences), L bases, A alphabet (ACGT
+= 4), C channels, D embedding, H heads, P link features, G gene features, K interaction layers.
 """
 
 import dataclasses
@@ -28,7 +29,9 @@ class EncoderConfig:
 
     @property
     def reach_bp(self) -> int:
-        """Bases beyond an element's ends whose response can differ from that of all-zero DNA (either side, at most)."""
+        """Bases beyond an element's ends whose response can differ from that of all-zero DNA
+        (either side, at most).
+        """
         return self.stem_width // 2 + self.stride - 1
 
 
@@ -39,9 +42,10 @@ class ActivityConfig:
     Two released variants differ: `hidden` 0 is a single linear map, and `mixer_*` are convolutions
     between encoder and head that keep the length.
 
-    Not published, for small data sets: `pool` mean gives the head each channel's mean over positions instead of every
-    position, so that a motif counts the same wherever it stands; `encoder_dropout` acts on what leaves the encoder, in
-    training; with `strands` both, evaluation is the mean of a sequence and its reverse complement.
+    Not published, for small data sets: `pool` mean gives the head each channel's mean over
+    positions instead of every position, so that a motif counts the same wherever it stands;
+    `encoder_dropout` acts on what leaves the encoder, in training; with `strands` both, evaluation
+    is the mean of a sequence and its reverse complement.
     """
 
     encoder: EncoderConfig = EncoderConfig()
@@ -58,6 +62,11 @@ class ActivityConfig:
     kind: Literal["activity"] = "activity"
 
     def __post_init__(self):
+        if self.window_bp % self.encoder.stride:
+            raise ValueError(
+                f"activity window_bp={self.window_bp} is not a multiple of the encoder's stride "
+                f"{self.encoder.stride}"
+            )
         if not len(self.mixer_channels) == len(self.mixer_widths) == len(self.mixer_dilations):
             raise ValueError(
                 f"mixer_channels={self.mixer_channels}, mixer_widths={self.mixer_widths} and "
@@ -69,11 +78,12 @@ class ActivityConfig:
 class ExpressionConfig:
     """The expression model (spec 1.4).
 
-    `slots` counts the promoter: 61 in the published network. With `use_elements` False (the promoter preset) every slot but
-    the promoter's is taken as empty.
+    `slots` counts the promoter: 61 in the published network. With `use_elements` False (the
+    promoter preset) every slot but the promoter's is taken as empty.
 
-    `statistics` says what BatchNorm sees in training: `padded` counts every empty slot and every base outside an element
-    as all-zero DNA, as the published training does; `real` counts only positions that hold DNA of a real element.
+    `statistics` says what BatchNorm sees in training: `padded` counts every empty slot and every
+    base outside an element as all-zero DNA, as the published training does; `real` counts only
+    positions that hold DNA of a real element.
     """
 
     encoder: EncoderConfig = EncoderConfig()
@@ -106,15 +116,21 @@ class ExpressionConfig:
 
     def __post_init__(self):
         if self.window_bp % self.encoder.stride:
-            raise ValueError(f"window_bp={self.window_bp} is not a multiple of the encoder's stride {self.encoder.stride}")
+            raise ValueError(
+                f"window_bp={self.window_bp} is not a multiple of the encoder's stride "
+                f"{self.encoder.stride}"
+            )
         if self.summary_length < 1:
             raise ValueError(
-                f"window_bp={self.window_bp} leaves {self.tower_length} positions after the encoder, but dilations "
-                f"{self.summary_dilations} need more than {2 * sum(self.summary_dilations)}; widen the window"
+                f"window_bp={self.window_bp} leaves {self.tower_length} positions after the "
+                "encoder, but dilations "
+                f"{self.summary_dilations} need more than {2 * sum(self.summary_dilations)}; "
+                "widen the window"
             )
         if self.embedding % self.summary_outputs or self.embedding % self.heads:
             raise ValueError(
-                f"embedding={self.embedding} must be a multiple of summary_outputs={self.summary_outputs} "
+                f"embedding={self.embedding} must be a multiple of "
+                f"summary_outputs={self.summary_outputs} "
                 f"and of heads={self.heads}"
             )
 
@@ -143,7 +159,9 @@ def _build(cls, fields):
     known = {field.name for field in dataclasses.fields(cls)}
     unknown = set(fields) - known
     if unknown:
-        raise ValueError(f"{cls.__name__} has no field {sorted(unknown)}; known fields are {sorted(known)}")
+        raise ValueError(
+            f"{cls.__name__} has no field {sorted(unknown)}; known fields are {sorted(known)}"
+        )
     values = {}
     for name, value in fields.items():
         if name == "encoder" and isinstance(value, dict):

@@ -1,9 +1,11 @@
 """The shared convolutional encoder (spec 1.1), over one or several groups of rows at once.
 
-A `Rows` group holds sequences that share one window width. A window narrower than the model's is the middle of a longer row
-whose flanks are all-zero DNA; what the network answers there is the answer to an all-zero row, the *background*. So the
-flanks are never computed: the background is computed once, its values stand in at a window's edges, and it is counted in
-batch statistics as often as the dense computation would meet it. The dense computation is one group of full width without
+A `Rows` group holds sequences that share one window width. A window narrower than the model's is
+the middle of a longer row whose flanks are all-zero DNA; what the network answers there is the
+answer to an all-zero row, the *background*. So the
+flanks are never computed: the background is computed once, its values stand in at a window's edges,
+and it is counted in batch statistics as often as the dense computation would meet it. The dense
+computation is one group of full width without
 background: the same code.
 """
 
@@ -34,9 +36,11 @@ class Rows(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Rows inside the network: [start, start + W) of rows of full length, in positions that hold `bases` bases each.
+    """Rows inside the network: [start, start + W) of rows of full length, in positions that hold
+    `bases` bases each.
 
-    `row_weight`, `offset` and `length` are those of `Rows`: offset and length stay in bases, counted from the window.
+    `row_weight`, `offset` and `length` are those of `Rows`: offset and length stay in bases,
+    counted from the window.
     """
 
     x: Float[Array, "N W C"]
@@ -55,7 +59,9 @@ class Background(NamedTuple):
 
 
 class Block(nnx.Module):
-    """conv 3, BatchNorm, ELU, pool 2, then + ELU(1x1 conv). The pool stands before ELU: same value, half the work."""
+    """conv 3, BatchNorm, ELU, pool 2, then + ELU(1x1 conv). The pool stands before ELU: same value,
+    half the work.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
         self.conv = layers.Conv(inputs, outputs, 3, rngs=rngs, use_bias=False)
@@ -73,7 +79,9 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.stem = layers.Conv(4, config.stem_channels, config.stem_width, rngs=rngs, use_bias=True)
+        self.stem = layers.Conv(
+            4, config.stem_channels, config.stem_width, rngs=rngs, use_bias=True
+        )
         inputs = config.stem_channels
         for index, outputs in enumerate(config.channels):
             setattr(self, f"block_{index}", Block(inputs, outputs, rngs=rngs))
@@ -81,6 +89,7 @@ class Encoder(nnx.Module):
 
     @property
     def blocks(self) -> list[Block]:
+        """The blocks, in order."""
         return [getattr(self, f"block_{index}") for index in range(len(self.config.channels))]
 
     def __call__(
@@ -92,7 +101,9 @@ class Encoder(nnx.Module):
         statistics: str = "padded",
         dtype: str = "float32",
     ) -> tuple[list[Group], Background | None]:
-        """Runs all groups through all blocks; with `train` BatchNorm uses and updates batch statistics."""
+        """Runs all groups through all blocks; with `train` BatchNorm uses and updates batch
+        statistics.
+        """
         groups = [g._replace(x=layers.elu(self.stem(g.x, same=True, dtype=dtype))) for g in groups]
         if background is not None:
             background = background._replace(
@@ -127,7 +138,9 @@ def groups_of(rows: list[Rows], window_bp: int) -> list[Group]:
 
 
 def other_strand(group: Group) -> Group:
-    """The reverse complements of rows of bases at full width (channels are A, C, G, T, so both axes turn around)."""
+    """The reverse complements of rows of bases at full width (channels are A, C, G, T, so both axes
+    turn around).
+    """
     width = group.x.shape[1]
     return group._replace(x=group.x[:, ::-1, ::-1], offset=width - group.offset - group.length)
 
@@ -145,7 +158,8 @@ def paste(group: Group, background: Background | None) -> Float[Array, "N L C"]:
 def weighted_parts(groups, background, statistics: str) -> list[layers.WeightedPart]:
     """What BatchNorm counts at one layer of the tower.
 
-    `padded`: every position of every row, each window's flanks and the empty rows as copies of the background.
+    `padded`: every position of every row, each window's flanks and the empty rows as copies of the
+    background.
     `real`: only positions that see at least one base of an element.
     """
     if statistics == "real":

@@ -49,7 +49,9 @@ class ActivityHead(nnx.Module):
             inputs = config.hidden
         self.output = layers.Linear(inputs, 1, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "N I"], weight: Float[Array, "N"], *, train: bool, key, dtype: str):
+    def __call__(
+        self, x: Float[Array, "N I"], weight: Float[Array, "N"], *, train: bool, key, dtype: str
+    ):
         keys = (None, None) if key is None else jax.random.split(key)
         for index in range(self.count):
             norm = getattr(self, f"norm_{index}")
@@ -85,13 +87,12 @@ class Activity(nnx.Module):
             x = self.mixer(x, group.row_weight, train=train, dtype=config.compute_dtype)
         x = jnp.mean(x, axis=1) if config.pool == "mean" else x.reshape(x.shape[0], -1)
         x = layers.dropout(x, config.encoder_dropout, encoder_key)
-        return self.head(
-            x, group.row_weight, train=train, key=head_key, dtype=config.compute_dtype
-        )
+        return self.head(x, group.row_weight, train=train, key=head_key, dtype=config.compute_dtype)
 
 
 class Summary(nnx.Module):
-    """Dilated convolutions over the tower's output, then a linear map over its length: one embedding a row.
+    """Dilated convolutions over the tower's output, then a linear map over its length: one
+    embedding a row.
 
     Component c * positions + p of the embedding is channel c, position p (spec 1.4, step 3).
     """
@@ -103,7 +104,9 @@ class Summary(nnx.Module):
         self.count = len(plan)
         inputs = config.encoder.channels[-1]
         for index, (width, dilation, outputs) in enumerate(plan):
-            conv = layers.Conv(inputs, outputs, width, rngs=rngs, dilation=dilation, use_bias=not self.has_norm)
+            conv = layers.Conv(
+                inputs, outputs, width, rngs=rngs, dilation=dilation, use_bias=not self.has_norm
+            )
             setattr(self, f"conv_{index}", conv)
             if self.has_norm:
                 setattr(self, f"norm_{index}", layers.BatchNorm(outputs))
@@ -119,14 +122,18 @@ class Summary(nnx.Module):
         train: bool,
         dtype: str,
     ) -> list[Float[Array, "_N D"]]:
-        """Embeds the rows of each part; all positions of a row count with that row's weight in batch statistics."""
+        """Embeds the rows of each part; all positions of a row count with that row's weight in
+        batch statistics.
+        """
         for index in range(self.count):
             conv = getattr(self, f"conv_{index}")
             parts = [conv(x, same=False, dtype=dtype) for x in parts]
             if self.has_norm:
                 norm = getattr(self, f"norm_{index}")
                 if train:
-                    scaling = norm.fit([(x, w[:, None]) for x, w in zip(parts, weights, strict=True)])
+                    scaling = norm.fit(
+                        [(x, w[:, None]) for x, w in zip(parts, weights, strict=True)]
+                    )
                 else:
                     scaling = norm.fixed()
                 parts = [layers.affine(x, *scaling) for x in parts]
@@ -149,10 +156,11 @@ class Fusion(nnx.Module):
 
 
 class StarLayer(nnx.Module):
-    """Pre-LayerNorm attention on a star: the promoter sees every slot, an element sees itself and the promoter.
+    """Pre-LayerNorm attention on a star: the promoter sees every slot, an element sees itself and
+    the promoter.
 
-    So an element's softmax has two terms and the cost is linear in the number of elements; equal to full attention under
-    the published mask (spec 1.3, 1.4 step 5).
+    So an element's softmax has two terms and the cost is linear in the number of elements; equal to
+    full attention under the published mask (spec 1.3, 1.4 step 5).
     """
 
     def __init__(self, config: ExpressionConfig, *, rngs: nnx.Rngs):
@@ -168,7 +176,9 @@ class StarLayer(nnx.Module):
         self.contract = layers.Linear(4 * width, width, rngs=rngs)
 
     def __call__(self, x, mask: Bool[Array, "B S"], *, promoter_only: bool, dtype: str):
-        """Returns the new slots ([B, 1, D] with `promoter_only`) and the promoter's attention, mean over heads [B, S]."""
+        """Returns the new slots ([B, 1, D] with `promoter_only`) and the promoter's attention, mean
+        over heads [B, S].
+        """
         h = self.norm_attention(x)
         key, value = self._split(self.key(h, dtype)), self._split(self.value(h, dtype))
         query = self._split(self.query(h[:, :1] if promoter_only else h, dtype))
@@ -215,7 +225,9 @@ class Head(nnx.Module):
     """Expression from the promoter slot and the gene features."""
 
     def __init__(self, config: ExpressionConfig, *, rngs: nnx.Rngs):
-        self.dense_0 = layers.Linear(config.embedding + config.gene_features, config.hidden, rngs=rngs)
+        self.dense_0 = layers.Linear(
+            config.embedding + config.gene_features, config.hidden, rngs=rngs
+        )
         self.dense_1 = layers.Linear(config.hidden, config.hidden, rngs=rngs)
         self.output = layers.Linear(config.hidden, 1, rngs=rngs)
 
@@ -225,7 +237,9 @@ class Head(nnx.Module):
 
 
 class Expression(nnx.Module):
-    """Expression of a gene from its promoter, its elements, their link features and the gene features."""
+    """Expression of a gene from its promoter, its elements, their link features and the gene
+    features.
+    """
 
     def __init__(self, config: ExpressionConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -247,7 +261,8 @@ class Expression(nnx.Module):
     ) -> list[Float[Array, "_N D"]]:
         """One embedding a row, group by group; slots do not see each other here.
 
-        `train_encoder` False keeps the encoder's BatchNorm on its running statistics while the rest trains.
+        `train_encoder` False keeps the encoder's BatchNorm on its running statistics while the rest
+        trains.
         """
         config = self.config
         groups, background = self.encoder(
@@ -262,7 +277,9 @@ class Expression(nnx.Module):
     def summarise(
         self, groups: list[Group], background: Background | None, *, train: bool
     ) -> list[Float[Array, "_N D"]]:
-        """From the tower's output to embeddings; the background stands for the empty rows in batch statistics."""
+        """From the tower's output to embeddings; the background stands for the empty rows in batch
+        statistics.
+        """
         config = self.config
         parts = [paste(group, background) for group in groups]
         weights = [group.row_weight for group in groups]
@@ -279,7 +296,9 @@ class Expression(nnx.Module):
         link_features: Float[Array, "B S P"],
         gene_features: Float[Array, "B G"],
     ) -> tuple[Float[Array, "B"], Float[Array, "B K S"]]:
-        """Expression and the promoter's attention to every slot, per layer, mean over heads. Slot 0 must be in `mask`."""
+        """Expression and the promoter's attention to every slot, per layer, mean over heads. Slot 0
+        must be in `mask`.
+        """
         config = self.config
         if not config.use_elements:
             mask = mask & (jnp.arange(mask.shape[1]) == 0)[None]

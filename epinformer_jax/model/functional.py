@@ -1,11 +1,13 @@
 """Pure functions of a parameter tree: the definition of both models, for jit, grad and vmap.
 
-`Variables` holds two nested dictionaries of arrays: `params` (trained) and `stats` (BatchNorm's running statistics). Only this
-file knows that the layers are NNX modules. `encode`, `interact`, `predict` and `activity` are plain, dense and in evaluation
-mode; every faster path elsewhere is proved equal to them in the tests.
+`Variables` holds two nested dictionaries of arrays: `params` (trained) and `stats` (BatchNorm's
+running statistics). Only this file knows that the layers are NNX modules. `encode`, `interact`,
+`predict` and `activity` are plain, dense and in evaluation mode; every faster path elsewhere is
+proved equal to them in the tests.
 
     variables = functional.init(config, seed=0)
-    gradient = jax.grad(lambda bases: functional.activity(config, variables, bases, valid).sum())(bases)
+    gradient = jax.grad(lambda bases: functional.activity(config, variables, bases,
+    valid).sum())(bases)
 """
 
 import functools
@@ -52,7 +54,9 @@ def bind(config: ModelConfig, variables: Variables) -> Activity | Expression:
 
 
 def run(config: ModelConfig, variables: Variables, call: Callable[[Any], Any]) -> tuple[Any, Tree]:
-    """call(module) and the running statistics after it: the only way from parameter trees to modules and back."""
+    """call(module) and the running statistics after it: the only way from parameter trees to
+    modules and back.
+    """
     module = bind(config, variables)
     result = call(module)
     return result, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
@@ -66,8 +70,9 @@ def encode(
 ) -> Float[Array, "N D"]:
     """Embeds sequences for the expression model, each on its own.
 
-    `bases` is soft one-hot over ACGT, of any float dtype, at the model's full window; where `valid` is False it counts as
-    all-zero padding. An unknown base is whatever `bases` says (0.25 in each channel for the published weights).
+    `bases` is soft one-hot over ACGT, of any float dtype, at the model's full window; where `valid`
+    is False it counts as all-zero padding. An unknown base is whatever `bases` says (0.25 in each
+    channel for the published weights).
     """
     module = bind(config, variables)
     return module.embed([_group(bases, valid)], None, train=False)[0]
@@ -81,7 +86,9 @@ def interact(
     link_features: Float[Array, "B S P"],
     gene_features: Float[Array, "B G"],
 ) -> tuple[Float[Array, "B"], Float[Array, "B K S"]]:
-    """Expression and the promoter's attention (mean over heads) from embedded slots; slot 0 is the promoter."""
+    """Expression and the promoter's attention (mean over heads) from embedded slots; slot 0 is the
+    promoter.
+    """
     return bind(config, variables).interact(embeddings, mask, link_features, gene_features)
 
 
@@ -93,7 +100,9 @@ def predict(
     link_features: Float[Array, "B S P"],
     gene_features: Float[Array, "B G"],
 ) -> tuple[Float[Array, "B"], Float[Array, "B K S"]]:
-    """Expression and attention from sequences. A slot without any valid base is empty; slot 0 never is."""
+    """Expression and attention from sequences. A slot without any valid base is empty; slot 0 never
+    is.
+    """
     genes, slots = bases.shape[:2]
     flat = encode(
         config,
@@ -112,7 +121,9 @@ def activity(
     bases: Float[Array, "N L A"],
     valid: Bool[Array, "N L"],
 ) -> Float[Array, "N"]:
-    """log activity of sequences at the model's window (256 bp published), in the units the model was trained on."""
+    """log activity of sequences at the model's window (256 bp published), in the units the model
+    was trained on.
+    """
     return bind(config, variables)(_group(bases, valid), train=False)
 
 
@@ -127,7 +138,9 @@ def transplant_encoder(source: Variables, target: Variables) -> Variables:
         expected = jax.tree.map(jnp.shape, old)
         got = jax.tree.map(jnp.shape, new)
         if expected != got:
-            raise ValueError(f"the pre-trained encoder does not fit: expected {expected}, got {got}")
+            raise ValueError(
+                f"the pre-trained encoder does not fit: expected {expected}, got {got}"
+            )
     return Variables(
         {**target.params, "encoder": source.params["encoder"]},
         {**target.stats, "encoder": source.stats["encoder"]},

@@ -1,7 +1,8 @@
 """Layers both models are made of, as NNX modules with the published initialisation (spec 1.1, 1.3).
 
-Convolutions are one-dimensional, channels last. Parameters, statistics, normalisation and softmax stay in the parameters'
-dtype (float32, or float64 in tests); only convolutions and matmuls take the compute dtype.
+Convolutions are one-dimensional, channels last. Parameters, statistics, normalisation and softmax
+stay in the parameters' dtype (float32, or float64 in tests); only convolutions and matmuls take the
+compute dtype.
 """
 
 import jax
@@ -13,24 +14,31 @@ BATCH_NORM_EPSILON = 1e-5
 LAYER_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9  # share of the old running statistic that is kept (spec 1.1)
 
-# A part of the data for statistics: values [..., C] and a weight for each leading position (broadcastable).
+# A part of the data for statistics: values [..., C] and a weight for each leading position
+# (broadcastable).
 WeightedPart = tuple[Float[Array, "..."], Float[Array, "..."]]
 
 
 def uniform_fan_in(key, shape, fan_in: int, dtype=jnp.float32) -> Float[Array, "..."]:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the published initialisation of convolutions and linear layers."""
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the published initialisation of convolutions and linear
+    layers.
+    """
     bound = fan_in**-0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def xavier_stacked(key, shape, dtype=jnp.float32) -> Float[Array, "..."]:
-    """Xavier-uniform over the stacked (3d, d) query/key/value matrix, from which one (d, d) part is drawn (spec 1.1)."""
+    """Xavier-uniform over the stacked (3d, d) query/key/value matrix, from which one (d, d) part is
+    drawn (spec 1.1).
+    """
     bound = (6.0 / (4 * shape[0])) ** 0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def precision_of(dtype: str) -> jax.lax.Precision:
-    """Full precision unless bfloat16 was asked for: accelerators would otherwise use TF32 or bfloat16 for float32."""
+    """Full precision unless bfloat16 was asked for: accelerators would otherwise use TF32 or
+    bfloat16 for float32.
+    """
     return jax.lax.Precision.DEFAULT if dtype == "bfloat16" else jax.lax.Precision.HIGHEST
 
 
@@ -40,12 +48,16 @@ def cast(x: Float[Array, "..."], dtype: str) -> Float[Array, "..."]:
 
 
 def elu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """ELU with alpha 1. exp(x) - 1 is as exact here as expm1 and cheaper; the inner choice keeps gradients finite, 1 at 0."""
+    """ELU with alpha 1. exp(x) - 1 is as exact here as expm1 and cheaper; the inner choice keeps
+    gradients finite, 1 at 0.
+    """
     return jnp.where(x > 0, x, jnp.exp(jnp.where(x > 0, 0, x)) - 1)
 
 
 def max_pool(x: Float[Array, "N L C"]) -> Float[Array, "N M C"]:
-    """Maximum of each pair of positions; an odd last position is dropped and ties send their gradient to the first."""
+    """Maximum of each pair of positions; an odd last position is dropped and ties send their
+    gradient to the first.
+    """
     length = x.shape[1] // 2 * 2
     first, second = x[:, 0:length:2], x[:, 1:length:2]
     return jnp.where(first >= second, first, second)
@@ -54,18 +66,26 @@ def max_pool(x: Float[Array, "N L C"]) -> Float[Array, "N M C"]:
 class Linear(nnx.Module):
     """x @ kernel + bias over the last axis."""
 
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, use_bias: bool = True, init=None):
+    def __init__(
+        self, inputs: int, outputs: int, *, rngs: nnx.Rngs, use_bias: bool = True, init=None
+    ):
         if init is None:
             self.kernel = nnx.Param(uniform_fan_in(rngs.params(), (inputs, outputs), inputs))
         else:
             self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs)))
         if use_bias:
             zero_bias = init is xavier_stacked
-            bias = jnp.zeros(outputs, jnp.float32) if zero_bias else uniform_fan_in(rngs.params(), (outputs,), inputs)
+            bias = (
+                jnp.zeros(outputs, jnp.float32)
+                if zero_bias
+                else uniform_fan_in(rngs.params(), (outputs,), inputs)
+            )
             self.bias = nnx.Param(bias)
         self.use_bias = use_bias
 
-    def __call__(self, x: Float[Array, "*leading I"], dtype: str = "float32") -> Float[Array, "*leading O"]:
+    def __call__(
+        self, x: Float[Array, "*leading I"], dtype: str = "float32"
+    ) -> Float[Array, "*leading O"]:
         kernel = self.kernel[...]
         y = jnp.matmul(
             cast(x, dtype),
@@ -77,9 +97,13 @@ class Linear(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """A one-dimensional convolution (cross-correlation), channels last; `kernel` is [width, in, out]."""
+    """A one-dimensional convolution (cross-correlation), channels last; `kernel` is [width, in,
+    out].
+    """
 
-    def __init__(self, inputs, outputs, width, *, rngs: nnx.Rngs, dilation: int = 1, use_bias: bool):
+    def __init__(
+        self, inputs, outputs, width, *, rngs: nnx.Rngs, dilation: int = 1, use_bias: bool
+    ):
         fan_in = inputs * width
         self.kernel = nnx.Param(uniform_fan_in(rngs.params(), (width, inputs, outputs), fan_in))
         if use_bias:
@@ -88,8 +112,12 @@ class Conv(nnx.Module):
         self.width = width
         self.dilation = dilation
 
-    def __call__(self, x: Float[Array, "N L I"], *, same: bool, dtype: str = "float32") -> Float[Array, "N M O"]:
-        """`same` pads with zeros to the input's length, one more on the right for an even width; else no padding."""
+    def __call__(
+        self, x: Float[Array, "N L I"], *, same: bool, dtype: str = "float32"
+    ) -> Float[Array, "N M O"]:
+        """`same` pads with zeros to the input's length, one more on the right for an even width;
+        else no padding.
+        """
         reach = self.dilation * (self.width - 1)
         padding = (reach // 2, reach - reach // 2) if same else (0, 0)
         kernel = self.kernel[...]
@@ -109,8 +137,9 @@ class Conv(nnx.Module):
 class BatchNorm(nnx.Module):
     """Batch normalisation over all leading axes, with a weight for every row and position.
 
-    A weight is how often that position counts: 0 for filler rows, the number of copies for the all-zero background row.
-    Running variances are the unbiased estimate; the update keeps 0.9 of the old value (spec 1.1).
+    A weight is how often that position counts: 0 for filler rows, the number of copies for the
+    all-zero background row. Running variances are the unbiased estimate; the update keeps 0.9 of
+    the old value (spec 1.1).
     """
 
     def __init__(self, channels: int):
@@ -120,9 +149,11 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
 
     def fit(self, parts: list[WeightedPart]) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
-        """Batch statistics as (factor, shift), so that y = x * factor + shift; running statistics are updated.
+        """Batch statistics as (factor, shift), so that y = x * factor + shift; running statistics
+        are updated.
 
-        Two passes: the variance is taken around the mean, which float32 needs when most rows are identical padding.
+        Two passes: the variance is taken around the mean, which float32 needs when most rows are
+          identical padding.
         """
         count = sum(jnp.sum(_weights(x, w)) for x, w in parts)
         count = jnp.maximum(count, 1.0)
@@ -143,7 +174,9 @@ class BatchNorm(nnx.Module):
         return factor, self.bias[...] - mean * factor
 
 
-def affine(x: Float[Array, "*leading C"], factor: Float[Array, "C"], shift: Float[Array, "C"]) -> Float[Array, "*leading C"]:
+def affine(
+    x: Float[Array, "*leading C"], factor: Float[Array, "C"], shift: Float[Array, "C"]
+) -> Float[Array, "*leading C"]:
     """x * factor + shift over the last axis."""
     return x * _rank(factor, x) + _rank(shift, x)
 
@@ -163,7 +196,9 @@ class LayerNorm(nnx.Module):
 
 
 def dropout(x: Float[Array, "..."], rate: float, key) -> Float[Array, "..."]:
-    """Zeroes a share `rate` of the entries and scales the rest up; `key` None means evaluation: x unchanged."""
+    """Zeroes a share `rate` of the entries and scales the rest up; `key` None means evaluation: x
+    unchanged.
+    """
     if key is None or rate == 0:
         return x
     kept = jax.random.bernoulli(key, 1 - rate, x.shape)
@@ -171,7 +206,7 @@ def dropout(x: Float[Array, "..."], rate: float, key) -> Float[Array, "..."]:
 
 
 def _rank(vector, like):
-    """A vector with the leading axes of `like`: explicit, so that rank promotion can stay an error."""
+    """A vector with the leading axes of `like`: explicit, so rank promotion can stay an error."""
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
 
 

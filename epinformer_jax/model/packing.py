@@ -1,8 +1,10 @@
-"""Exact packing, device side: only real sequences, cropped to a few window widths, go through the encoder.
+"""Exact packing, device side: only real sequences, cropped to a few window widths, go through the
+encoder.
 
-A packed batch carries nibbles (two bases a byte); they become one-hot here, inside jit. Empty slots are never encoded: their
-share in batch statistics is that of the background (model/encoder.py), so losses, gradients and running statistics equal the
-dense computation. The host side, which lays batches out, is data/batches.py; nothing is imported from there.
+A packed batch carries nibbles (two bases a byte); they become one-hot here, inside jit. Empty slots
+are never encoded: their share in batch statistics is that of the background (model/encoder.py), so
+losses, gradients and running statistics equal the dense computation. The host side, which lays
+batches out, is data/batches.py; nothing is imported from there.
 """
 
 from typing import NamedTuple
@@ -16,7 +18,8 @@ from epinformer_jax.model.epinformer import Activity, Expression
 
 
 class PackedRows(NamedTuple):
-    """Sequences of one window width, two bases a byte (low nibble first; A=1 C=2 G=4 T=8, 0 unknown or outside).
+    """Sequences of one window width, two bases a byte (low nibble first; A=1 C=2 G=4 T=8, 0 unknown
+    or outside).
 
     Attributes:
       nibbles: bases of the window.
@@ -61,7 +64,9 @@ class PackedWindows(NamedTuple):
 
 
 def one_hot(rows: PackedRows, *, unknown: float, dtype=jnp.float32) -> Float[Array, "N W A"]:
-    """Expands nibbles; an unknown base inside the element gets `unknown` in each channel, padding gets 0."""
+    """Expands nibbles; an unknown base inside the element gets `unknown` in each channel, padding
+    gets 0.
+    """
     codes = jnp.stack([rows.nibbles & 15, rows.nibbles >> 4], axis=-1)
     codes = codes.reshape(rows.nibbles.shape[0], -1)
     bits = (codes[..., None] >> jnp.arange(4, dtype=jnp.uint8)[None, None]) & 1
@@ -81,7 +86,9 @@ def expand(rows: PackedRows, *, unknown: float, dtype=jnp.float32) -> Rows:
 
 
 def shifted(rows: Rows, by: Int[Array, "N"]) -> Rows:
-    """Rows moved `by` bases to the right; bases that leave the window are lost, padding enters on the other side."""
+    """Rows moved `by` bases to the right; bases that leave the window are lost, padding enters on
+    the other side.
+    """
     width = rows.x.shape[1]
     source = jnp.arange(width)[None] - by[:, None]
     inside = (source >= 0) & (source < width)
@@ -122,8 +129,8 @@ def embed_genes(
 ) -> Float[Array, "B S D"]:
     """Embeddings of all slots of a packed batch; empty slots repeat some row and must stay masked.
 
-    With `key`, for training: `flip` puts every sequence on a strand drawn anew, `shift_bp` moves it by up to so many bases;
-    windows must have been planned with that much more margin.
+    With `key`, for training: `flip` puts every sequence on a strand drawn anew, `shift_bp` moves it
+    by up to so many bases; windows must have been planned with that much more margin.
     """
     dtype = model.head.output.kernel.dtype
     window = model.config.window_bp
@@ -181,7 +188,8 @@ def activate(
 ) -> Float[Array, "N"]:
     """log activity of a packed batch of windows.
 
-    With `key`, rows first stand on a strand drawn for each (`flip`), then move by up to `shift_bp` bases either way.
+    With `key`, rows first stand on a strand drawn for each (`flip`), then move by up to `shift_bp`
+    bases either way.
     """
     rows = expand(batch.rows, unknown=unknown, dtype=model.head.output.kernel.dtype)
     if key is not None and flip:
@@ -189,6 +197,8 @@ def activate(
         rows = flipped(rows, jax.random.bernoulli(flip_key, shape=rows.offset.shape))
     if key is not None and shift_bp:
         shift_key, key = jax.random.split(key)
-        rows = shifted(rows, jax.random.randint(shift_key, rows.offset.shape, -shift_bp, shift_bp + 1))
+        rows = shifted(
+            rows, jax.random.randint(shift_key, rows.offset.shape, -shift_bp, shift_bp + 1)
+        )
     (group,) = groups_of([rows], model.config.window_bp)
     return model(group, train=train, key=key)

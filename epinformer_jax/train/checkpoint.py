@@ -1,12 +1,14 @@
-"""Checkpoints that are never silently wrong: orbax storage, a sha256 for every leaf, the best and the last two kept.
+"""Checkpoints that are never silently wrong: orbax storage, a sha256 for every leaf, the best and
+the last two kept.
 
-One format for everything that holds weights: a directory with `checkpoints/<step>/`, each step a plain dictionary of arrays
-(`params`, `stats`, and in training `optimizer`) and a JSON record. The record carries what a user of the model needs (`info`),
-where training stood (`progress`), and the digests. A trained fold, a pre-trained encoder and a converted published model
-are all read by `load_model`.
+One format for everything that holds weights: a directory with `checkpoints/<step>/`, each step a
+plain dictionary of arrays (`params`, `stats`, and in training `optimizer`) and a JSON record. The
+record carries what a user of the model needs (`info`), where training stood (`progress`), and the
+digests. A trained fold, a pre-trained encoder and a converted published model are all read by
+`load_model`.
 
-orbax 0.12 counts a NaN score as the best and can restore damaged bytes without noticing (design section 7): scores are made
-finite here, and every restore is verified.
+orbax 0.12 counts a NaN score as the best and can restore damaged bytes without noticing (design
+section 7): scores are made finite here, and every restore is verified.
 """
 
 import dataclasses
@@ -45,7 +47,8 @@ class ModelInfo:
       genome: name of the assembly the model was trained on, "" when unknown.
       cell: cell type the model was trained on, "" when unknown.
       promoter_bp: promoter window, bases.
-      feature_quantiles: {feature name: [q05, q25, q50, q75, q95]} of the training genes' raw signals.
+      feature_quantiles: {feature name: [q05, q25, q50, q75, q95]} of the training genes' raw
+        signals.
       data_fingerprint: of the training data set.
       source: where the weights come from, in words.
     """
@@ -90,7 +93,9 @@ class DamagedCheckpoint(ValueError):
 
 
 class Checkpoints:
-    """The steps kept in one directory: the latest two, so that a damaged one has a predecessor, and the best by score."""
+    """The steps kept in one directory: the latest two, so that a damaged one has a predecessor, and
+    the best by score.
+    """
 
     def __init__(self, directory: str | Path):
         import orbax.checkpoint as ocp
@@ -108,7 +113,8 @@ class Checkpoints:
         self._ocp = ocp
 
     def save(self, step: int, tree: Tree, *, info: ModelInfo, progress: dict, score: float) -> None:
-        """Saves in the background. `tree` holds arrays under string keys; a NaN score counts as worst.
+        """Saves in the background. `tree` holds arrays under string keys; a NaN score counts as
+        worst.
 
         Raises:
           ValueError: this step, or a later one, is already there.
@@ -126,7 +132,8 @@ class Checkpoints:
         finite = float(score) if np.isfinite(score) else -1e30
         if not self._manager.save(step, args=args, metrics={"score": finite}):
             raise ValueError(
-                f"{self.directory}: step {step} was not saved; steps {self.steps()} are there already"
+                f"{self.directory}: step {step} was not saved; steps {self.steps()} are there "
+                "already"
             )
 
     def steps(self) -> list[int]:
@@ -141,12 +148,15 @@ class Checkpoints:
         """One step, every leaf verified.
 
         Raises:
-          DamagedCheckpoint: the step cannot be read, or a leaf differs from what was saved; the leaf is named.
+          DamagedCheckpoint: the step cannot be read, or a leaf differs from what was saved; the
+            leaf is named.
         """
         return read_step(self.directory / str(step), step)
 
     def restore_latest(self) -> Restored | None:
-        """The newest step that is whole; damaged ones are reported, removed and passed over. None when there is none."""
+        """The newest step that is whole; damaged ones are reported, removed and passed over. None
+        when there is none.
+        """
         for step in reversed(self.steps()):
             try:
                 return self.restore(step)
@@ -238,7 +248,8 @@ def load_model(directory: str | Path, *, which: str = "best") -> tuple[Variables
     folder = epath.Path(directory) / FOLDER
     if not folder.exists():
         raise ValueError(
-            f"{directory} holds no model: there is no folder {FOLDER}/ in it; name the directory of a fold or of a "
+            f"{directory} holds no model: there is no folder {FOLDER}/ in it; name the directory "
+            "of a fold or of a "
             f"converted model"
         )
     checkpoints = Checkpoints(directory)

@@ -1,7 +1,9 @@
-"""Cross-validation: every fold trained, its test chromosomes predicted by it alone, and the predictions pooled.
+"""Cross-validation: every fold trained, its test chromosomes predicted by it alone, and the
+predictions pooled.
 
-One fold is a cross-validation with one fold. For each: the encoder is pre-trained on the fold's own training chromosomes (or
-read from a directory, after a check for leakage), transplanted, the expression model trained, its test genes predicted.
+One fold is a cross-validation with one fold. For each: the encoder is pre-trained on the fold's own
+training chromosomes (or read from a directory, after a check for leakage), transplanted, the
+expression model trained, its test genes predicted.
 """
 
 import dataclasses
@@ -21,9 +23,8 @@ from epinformer_jax.data.folds import Fold
 from epinformer_jax.data.loader import GeneSet, Stream, WindowSet, load_genes, load_windows, stream
 from epinformer_jax.data.records import Manifest
 from epinformer_jax.model import functional
-from epinformer_jax.model.architecture import ActivityConfig, EncoderConfig, ExpressionConfig
 from epinformer_jax.model.functional import Variables
-from epinformer_jax.train import evaluation, loop, rundir, tasks
+from epinformer_jax.train import evaluation, loop, networks, rundir, tasks
 from epinformer_jax.train.checkpoint import ModelInfo, load_model
 
 FIRST_STAGE = "stage_1"  # folder of the first of two stages, in the fold's
@@ -42,6 +43,7 @@ class Genes:
 
     @property
     def labels(self) -> np.ndarray:
+        """The measured value of each example."""
         return self.data.labels
 
     def stream(self, indices: Int[np.ndarray, "N"], *, shuffle: bool) -> Stream:
@@ -70,6 +72,7 @@ class Windows:
 
     @property
     def labels(self) -> np.ndarray:
+        """The measured value of each example."""
         return self.data.labels
 
     def stream(self, indices: Int[np.ndarray, "N"], *, shuffle: bool) -> Stream:
@@ -86,18 +89,24 @@ class Windows:
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
     """Trains and predicts all folds of a checked configuration; returns the run directory.
 
-    Leaves what the report reads: tables and metrics for each fold and pooled. A killed run goes on where it was.
+    Leaves what the report reads: tables and metrics for each fold and pooled. A killed run goes on
+    where it was.
 
     Raises:
       ValueError: data, folds or run directory do not fit the configuration.
     """
     workdir = Path(workdir)
-    genes = _load_genes(config) if config.task == "expression" else None
     needs_windows = config.task == "activity" or config.encoder.source == "pretrain"
+    networks.check(config)
+    evaluation.read_ceiling(config.data.ceiling)
+    genes = _load_genes(config) if config.task == "expression" else None
     windows = _load_windows(config) if needs_windows else None
-    loaded = {"genes": genes, "windows": windows}
+    loaded = {"windows": windows, "genes": genes}  # last what is tested
     fingerprints = {k: part.manifest.fingerprint for k, part in loaded.items() if part is not None}
     folds = _folds(config, [part for part in loaded.values() if part is not None])
+    if config.encoder.source == "directory":
+        for fold in folds:  # a leak in the last fold must not wait for the others' training
+            _encoder_from(config, fold)
     run_id = rundir.open_run(workdir, config.to_dict(), fingerprints)
     tables = []
     for fold in folds:
@@ -125,10 +134,11 @@ def _load_genes(config) -> Genes:
     for name, built in (("window_bp", manifest.window_bp), ("promoter_bp", manifest.promoter_bp)):
         if built > config.model.window_bp:
             raise ValueError(
-                f"{config.data.genes} was built with {name}={built}, wider than config.model.window_bp="
+                f"{config.data.genes} was built with {name}={built}, wider than "
+                "config.model.window_bp="
                 f"{config.model.window_bp}; widen the model's window or build again"
             )
-    encoder = _encoder_config(config)
+    encoder = networks.encoder_config(config)
     layout = data.plan(
         batch_size=config.train.batch_size,
         slots=1 + config.model.max_elements,
@@ -154,17 +164,27 @@ def _folds(config, loaded) -> list[Fold]:
         table = folds_lib.published_folds()
     else:
         table = folds_lib.read_folds(config.data.folds)
-    names = list(config.data.fold_names) or list(table)
+    names = [name for given in config.data.fold_names for name in given.split(",")] or list(table)
     folds = [folds_lib.get_fold(table, name) for name in names]
-    for part in loaded:
-        available = list(part.manifest.splits)
-        for fold in folds:
-            fold.restrict(available)  # raises when a role would be left without examples
+    tested_by: dict[str, str] = {}
+    for fold in folds:
+        for part in loaded:
+            held = fold.restrict(
+                part.manifest.splits
+            )  # raises when a role is left without examples
+        for split in held.test:  # of the last part: what is tested
+            if split in tested_by:
+                raise ValueError(
+                    f"{config.data.folds}: split {split!r} is tested by {tested_by[split]} and by "
+                    f"{fold.name}; every "
+                    f"example is predicted once: choose folds with config.data.fold_names"
+                )
+            tested_by[split] = fold.name
     return folds
 
 
 def _train_activity(config, fold: Fold, windows: Windows, directory: Path, run_id: str):
-    model = activity_config(config)
+    model = networks.activity_config(config)
     objective = tasks.Objective(
         model,
         config.pretrain.loss,
@@ -209,7 +229,7 @@ def _train_activity(config, fold: Fold, windows: Windows, directory: Path, run_i
 
 
 def _train_expression(config, fold, genes: Genes, windows, directory: Path, run_id: str):
-    start = functional.init(expression_config(config, genes.schema), seed=config.seed)
+    start = functional.init(networks.expression_config(config, genes.schema), seed=config.seed)
     encoder = _encoder_weights(config, fold, windows, directory, run_id)
     if encoder is not None:
         start = functional.transplant_encoder(encoder, start)
@@ -244,7 +264,7 @@ def _stages(config, genes: Genes, directory: Path) -> list[_Stage]:
 
 def _train_stage(config, fold: Fold, stage: _Stage, start: Variables, run_id: str):
     genes = stage.genes
-    model = expression_config(config, genes.schema)
+    model = networks.expression_config(config, genes.schema)
     objective = tasks.Objective(
         model,
         config.train.loss,
@@ -306,7 +326,7 @@ def _encoder_weights(config, fold, windows, directory, run_id) -> Variables | No
 
 
 def _encoder_from(config, fold: Fold) -> Variables:
-    """The encoder of config.encoder.directory (its fold of this name, if any), checked for leakage."""
+    """The encoder of config.encoder.directory (its fold, if it has folds), checked for leakage."""
     folder = Path(config.encoder.directory)
     if (folder / fold.name).is_dir():
         folder = folder / fold.name
@@ -318,7 +338,8 @@ def _encoder_from(config, fold: Fold) -> Variables:
 
 
 def check_leakage(info: ModelInfo, fold: Fold, name: str) -> None:
-    """Refuses an encoder that was trained on a fold's test chromosomes; warns where it saw validation ones.
+    """Refuses an encoder that was trained on a fold's test chromosomes; warns where it saw
+    validation ones.
 
     Where the encoder's data set names its splits otherwise (chromosomes against parts of a
     library), names prove nothing: that is logged, and sequences that both hold are not looked for.
@@ -333,7 +354,8 @@ def check_leakage(info: ModelInfo, fold: Fold, name: str) -> None:
         )
     elif not set(seen) & {*fold.train, *fold.valid, *fold.test}:
         logging.warning(
-            "encoder %s was trained on %s ..., %s tests %s ...: no name in common, so sequences that "
+            "encoder %s was trained on %s ..., %s tests %s ...: no name in common, so sequences "
+            "that "
             "both data sets hold are not found",
             name,
             seen[0],
@@ -343,7 +365,8 @@ def check_leakage(info: ModelInfo, fold: Fold, name: str) -> None:
     leaked = sorted(set(seen) & set(fold.test))
     if leaked:
         raise ValueError(
-            f"encoder {name} was trained on {', '.join(leaked)}, which {fold.name} tests; use the encoder of {fold.name}"
+            f"encoder {name} was trained on {', '.join(leaked)}, which {fold.name} tests; use the "
+            f"encoder of {fold.name}"
         )
     shared = sorted(set(seen) & set(fold.valid))
     if shared:
@@ -378,51 +401,6 @@ def _fit(settings, seed, objective, start, examples, parts, directory, info, *, 
         info,
         name=name,
         run_id=run_id,
-    )
-
-
-def _encoder_config(config) -> EncoderConfig:
-    m = config.model
-    return EncoderConfig(m.stem_channels, m.stem_width, tuple(m.channels))
-
-
-def activity_config(config: ml_collections.ConfigDict) -> ActivityConfig:
-    """The activity network a configuration asks for."""
-    m = config.model
-    return ActivityConfig(
-        encoder=_encoder_config(config),
-        window_bp=m.activity_window_bp,
-        hidden=m.activity_hidden,
-        dropout=m.activity_dropout,
-        pool=m.activity_pool,
-        encoder_dropout=m.activity_encoder_dropout,
-        strands=m.activity_strands,
-        compute_dtype=m.compute_dtype,
-    )
-
-
-def expression_config(
-    config: ml_collections.ConfigDict, schema: features_lib.FeatureSchema
-) -> ExpressionConfig:
-    """The expression network a configuration and its feature schema ask for."""
-    m = config.model
-    return ExpressionConfig(
-        encoder=_encoder_config(config),
-        window_bp=m.window_bp,
-        slots=1 + m.max_elements,
-        use_elements=schema.use_elements,
-        summary_channels=m.summary_channels,
-        summary_dilations=tuple(m.summary_dilations),
-        summary_outputs=m.summary_outputs,
-        summary_batch_norm=m.summary_batch_norm,
-        embedding=m.embedding,
-        heads=m.heads,
-        layers=m.layers,
-        hidden=m.hidden,
-        link_features=len(schema.link_features),
-        gene_features=len(schema.gene_features),
-        statistics=m.statistics,
-        compute_dtype=m.compute_dtype,
     )
 
 

@@ -1,7 +1,8 @@
-"""What a fold and a cross-validation leave for people: tables of predictions, metrics with intervals, baselines beside them.
+"""What a fold and a cross-validation leave for people: tables of predictions, metrics with
+intervals, baselines beside them.
 
-Every test example stands once in the pooled table, predicted by the fold that tests it; baselines are fitted on the same
-fold's training examples.
+Every test example stands once in the pooled table, predicted by the fold that tests it; baselines
+are fitted on the same fold's training examples.
 """
 
 import hashlib
@@ -75,7 +76,9 @@ def attention_table(
     indices: Int[np.ndarray, "N"],
     attention: Float[np.ndarray, "N S"],
 ) -> pd.DataFrame:
-    """One row a gene and element: mean attention of heads and layers, promoter row, promoter column left out."""
+    """One row a gene and element: mean attention of heads and layers, promoter row, promoter column
+    left out.
+    """
     names = list(link_signal_names)
     parts = []
     for i, weights in zip(indices, attention, strict=True):
@@ -169,11 +172,25 @@ def summarise(config, pooled: pd.DataFrame) -> dict[str, Any]:
         "best_baseline": best,
         "gain": {"pearson": gain},
     }
-    if config.data.ceiling:
-        content["ceiling"] = float(
-            json.loads(Path(config.data.ceiling).read_text())["noise_ceiling_pearson"]
-        )
-    return content
+    ceiling = read_ceiling(config.data.ceiling)
+    return content if ceiling is None else {**content, "ceiling": ceiling}
+
+
+def read_ceiling(path: str) -> float | None:
+    """The noise ceiling of simulated data, from its JSON file; None without a path.
+
+    Raises:
+      ValueError: the file is not JSON, or holds no number noise_ceiling_pearson.
+      OSError: it cannot be read.
+    """
+    if not path:
+        return None
+    try:
+        return float(json.loads(Path(path).read_text())["noise_ceiling_pearson"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected JSON with a number noise_ceiling_pearson ({error!r})"
+        ) from None
 
 
 def _expression_baselines(genes, fold: Fold, table: pd.DataFrame) -> pd.DataFrame:
@@ -198,9 +215,7 @@ def _activity_baselines(windows, fold: Fold, table: pd.DataFrame) -> pd.DataFram
 
 
 def _evaluate(table: pd.DataFrame, column: str) -> dict[str, Any]:
-    return metrics.evaluate(
-        table["measured"].to_numpy(), table[column].to_numpy(), _groups(table)
-    )
+    return metrics.evaluate(table["measured"].to_numpy(), table[column].to_numpy(), _groups(table))
 
 
 def _groups(table: pd.DataFrame) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The training loop of both tasks: epochs, validation, early stopping, checkpoints, resume.
 
-Order, layouts and dropout depend on (seed, step) alone, and everything that decides is stored with each checkpoint, so a run
-that was killed and started again ends with the same weights as one that was not.
+Order, layouts and dropout depend on (seed, step) alone, and everything that decides is stored with
+each checkpoint, so a run that was killed and started again ends with the same weights as one that
+was not.
 """
 
 import dataclasses
@@ -46,7 +47,8 @@ class OptimizerSpec:
 class FitSpec:
     """When to stop, and what counts as better on validation.
 
-    `score` is a name in SCORES; epochs without improvement beyond `patience_epochs` end the run (0: never).
+    `score` is a name in SCORES; epochs without improvement beyond `patience_epochs` end the run (0:
+    never).
     """
 
     epochs: int
@@ -104,8 +106,9 @@ def fit(
 ) -> Fit:
     """Trains from `start`, or goes on from the last checkpoint in `directory`.
 
-    `run_id` is a fingerprint of configuration and data; a directory that holds another run's is refused. Writes
-    checkpoints/, tensorboard/ and, through the returned history, what history.tsv holds.
+    `run_id` is a fingerprint of configuration and data; a directory that holds another run's is
+    refused. Writes checkpoints/, tensorboard/ and, through the returned history, what history.tsv
+    holds.
 
     Raises:
       ValueError: the directory belongs to another run, or a loss is not finite (the step is named).
@@ -149,7 +152,7 @@ def fit(
 def predict_all(
     objective: tasks.Objective, variables: Variables, stream: Stream, count: int
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N S"]]:
-    """Predictions and attention for every example of an unshuffled stream, in its order, each once."""
+    """Predictions and attention for every example of an unshuffled stream, in its order, once."""
     step = predict_step(objective)
     variables = put_replicated(variables)
     predictions, attention = [], []
@@ -166,7 +169,9 @@ def predict_all(
 
 @functools.lru_cache(maxsize=8)
 def train_step(objective: tasks.Objective, optimizer: OptimizerSpec):
-    """The jitted step (state, batch, key) -> (state, loss); one compilation for each batch layout, shared by all folds."""
+    """The jitted step (state, batch, key) -> (state, loss); one compilation for each batch layout,
+    shared by all folds.
+    """
     transform = make_optimizer(objective, optimizer)
 
     def step(state: State, batch: Batch, key):
@@ -277,7 +282,8 @@ def _finite(pending) -> list[float]:
     for (step, _), value in zip(pending, losses, strict=True):
         if not math.isfinite(value):
             raise ValueError(
-                f"the loss at step {step} is {value}; lower the learning rate, or look for extreme features with "
+                f"the loss at step {step} is {value}; lower the learning rate, or look for "
+                "extreme features with "
                 f"`python -m data_prep check`; checkpoints before this step are kept"
             )
     return losses
@@ -297,7 +303,9 @@ def _validate(objective, variables, examples, valid) -> dict[str, float]:
 
 
 def _advance(progress, row, spec) -> None:
-    """Epoch count, best score and patience; a tie counts as an improvement, as published (spec 4.3)."""
+    """Epoch count, best score and patience; a tie counts as an improvement, as published (spec
+    4.3).
+    """
     progress["epoch"], progress["step"] = row["epoch"], row["step"]
     progress["history"].append(row)
     score = SCORES[spec.score](row)
@@ -329,7 +337,8 @@ def _resume(checkpoints, start, objective, optimizer, run_id):
         return State(params, put_replicated(start.stats), inner), fresh
     if restored.progress["run_id"] != run_id:
         raise ValueError(
-            f"{checkpoints.directory} belongs to a run with another configuration or other data; choose another --workdir "
+            f"{checkpoints.directory} belongs to a run with another configuration or other data; "
+            "choose another --workdir "
             f"or remove it"
         )
     logging.info("%s: resuming after epoch %d", checkpoints.directory, restored.progress["epoch"])

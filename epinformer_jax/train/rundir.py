@@ -28,7 +28,8 @@ PACKAGES = (
 
 
 def open_run(directory: Path, config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
-    """Creates the run directory, or checks that it belongs to this configuration and these data; returns the run's id.
+    """Creates the run directory, or checks that it belongs to this configuration and these data;
+    returns the run's id.
 
     Raises:
       ValueError: the directory holds another run; names the first field that differs.
@@ -37,12 +38,12 @@ def open_run(directory: Path, config: Mapping[str, Any], fingerprints: Mapping[s
     identity = {"config": _identity(config), "data": dict(fingerprints)}
     path = directory / "config.json"
     if path.exists():
-        old = json.loads(path.read_text())
-        before = {"config": _identity(old["config"]), "data": old["data"]}
+        before = _written_identity(path)
         if before != json.loads(json.dumps(identity)):
             name, was, now = _first_difference(before, identity)
             raise ValueError(
-                f"{directory} holds a run with {name}={was!r}, this one has {now!r}; choose another --workdir, or remove "
+                f"{directory} holds a run with {name}={was!r}, this one has {now!r}; choose "
+                "another --workdir, or remove "
                 f"that directory"
             )
     write_json(path, {"config": config, "data": dict(fingerprints)})
@@ -64,7 +65,9 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_tsv(path: Path, frame: pd.DataFrame) -> None:
-    """A tab-separated table with header, written whole or not at all; floats with 7 significant digits."""
+    """A tab-separated table with header, written whole or not at all; floats with 7 significant
+    digits.
+    """
     delimited.write_table(frame, path, float_format="%.7g")
 
 
@@ -76,6 +79,17 @@ def _finite(content: Any) -> Any:
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content
+
+
+def _written_identity(path: Path) -> dict[str, Any]:
+    try:
+        old = json.loads(path.read_text())
+        return {"config": _identity(old["config"]), "data": old["data"]}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{path}: not the configuration of a run (a fold's directory is not a --workdir); "
+            "choose another --workdir"
+        ) from None
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:

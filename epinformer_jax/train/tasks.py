@@ -1,7 +1,7 @@
 """What is minimised: losses of both tasks and the pure functions the loop compiles (spec 3.4, 4).
 
-An `Objective` is everything static about a step; with it, `loss` and `predict` are pure functions of parameter trees and a
-packed batch.
+An `Objective` is everything static about a step; with it, `loss` and `predict` are pure functions
+of parameter trees and a packed batch.
 """
 
 import dataclasses
@@ -29,8 +29,10 @@ class Objective:
     Attributes:
       model: shape of the network.
       loss: a name in LOSSES.
-      encoder: `tuned` trains it; `frozen` keeps its weights and its BatchNorm in evaluation mode; `frozen_as_published`
-        keeps its weights only: BatchNorm goes on using and updating batch statistics, as the original does (spec 4.3).
+      encoder: `tuned` trains it; `frozen` keeps its weights and its BatchNorm in evaluation mode;
+        `frozen_as_published`
+        keeps its weights only: BatchNorm goes on using and updating batch statistics, as the
+          original does (spec 4.3).
       unknown_base: value of each channel at an unknown base.
       shift_bp: in training each sequence moves by up to so many bases, drawn anew each step.
       flip: in training each sequence stands on a strand drawn anew each step.
@@ -56,9 +58,11 @@ def mse(prediction: Values, target: Values, weight: Values) -> Float[Array, ""]:
 
 
 def l1kl(prediction: Values, target: Values, weight: Values) -> Float[Array, ""]:
-    """(L1 + KL / 2) / 1.5, where KL compares the softmax of targets and predictions over the batch (spec 3.4).
+    """(L1 + KL / 2) / 1.5, where KL compares the softmax of targets and predictions over the batch
+    (spec 3.4).
 
-    As published the divergence is divided by the batch size once more, so it weighs less in larger batches.
+    As published the divergence is divided by the batch size once more, so it weighs less in larger
+    batches.
     """
     real = weight > 0
     log_p = jax.nn.log_softmax(jnp.where(real, prediction, -jnp.inf))
@@ -116,7 +120,9 @@ def loss(
 def predict(
     objective: Objective, variables: Variables, batch: Batch
 ) -> tuple[Values, Float[Array, "B S"]]:
-    """Predictions in evaluation mode and, for genes, the promoter's attention (mean of heads and layers)."""
+    """Predictions in evaluation mode and, for genes, the promoter's attention (mean of heads and
+    layers).
+    """
     packed = packed_batch(batch)
     model = functional.bind(objective.model, variables)
     if isinstance(objective.model, ExpressionConfig):
