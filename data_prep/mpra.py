@@ -53,7 +53,8 @@ def split_twins(
         try:
             sequence.encode(core)
         except ValueError as error:
-            raise ValueError(f"{delimited.where(table, index)}: sequence {name}, adapters cut: {error}") from None
+            place = delimited.where(table, index)
+            raise ValueError(f"{place}: sequence {name}, adapters cut: {error}") from None
         rows.append((name, core, f"part_{_part(core, parts)}", value))
     return pd.DataFrame(rows, columns=["name", "sequence", "split", "activity"])
 
@@ -92,7 +93,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--parts {args.parts}: at least 3 are needed, one each to train, validate and test"
         )
+    if args.adapter_bp < 0:
+        raise ValueError(f"--adapter-bp {args.adapter_bp}: expected 0 or more bases")
     raw = delimited.read_text(args.table)
+    delimited.require(raw, [args.name_column, args.sequence_column, args.value_column])
     table = raw.assign(
         **{
             args.name_column: delimited.as_name(raw, args.name_column),

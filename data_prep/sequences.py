@@ -35,6 +35,7 @@ def labelled_windows(
     Raises:
       ValueError: a column is missing, a value is no number, or offset + value is not above 0.
     """
+    delimited.require(table, [sequence_column, split_column, *value_columns])
     splits = delimited.as_name(table, split_column)
     rows = np.arange(1, len(table) + 1).astype(str)
     windows = pd.DataFrame(

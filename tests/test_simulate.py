@@ -549,7 +549,7 @@ def test_usual_size_has_promised_counts_and_genes_without_elements(usual):
     for planted in truth.values():
         count = np.bincount(planted.pairs.gene, minlength=genes)
         assert 4 <= count.mean() <= 6.5
-        assert 40 < count.max() <= 90
+        assert 60 < count.max() <= 90
         assert 0.02 * genes < (count == 0).sum() < 0.25 * genes
         assert (planted.rpkm == 0).mean() == pytest.approx(0.17, abs=0.002)
         assert np.abs(planted.pairs.distance).min() > 1_000

@@ -81,6 +81,15 @@ def _parse(body: str, names: list[str]) -> pd.DataFrame:
     return frame.apply(lambda column: column.str.strip())
 
 
+def require(raw: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raises ValueError when one of these columns is not there."""
+    for name in names:
+        if name not in raw:
+            found = ", ".join(raw.columns)
+            path = raw.attrs.get("path", "the table")
+            raise ValueError(f"{path}: column {name!r} is missing; found: {found}")
+
+
 def as_text(raw: pd.DataFrame, name: str) -> pd.Series:
     """Any text, also none."""
     return raw[name].astype(str)
