@@ -127,7 +127,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _canonical(text: str) -> str:
-    """The same text for a sequence and its twin; unknown bases of any kind are N, as they are in a data set."""
+    """The same text for a sequence and its twin; unknown bases of any kind are N, as they are in a
+    data set.
+    """
     codes = sequence.encode(text)
     return min(decode(codes), decode(sequence.reverse_complement(codes)))
 

@@ -1,6 +1,5 @@
-"""The training command: wrong flags, files and values end in one line on stderr with exit code 2."""
+"""The training command: wrong flags, files and values end in one line on stderr, exit code 2."""
 
-import sys
 import types
 
 import pytest
@@ -118,7 +117,7 @@ def test_an_unexpected_failure_keeps_its_traceback(flags, tmp_path, monkeypatch)
 
 def test_every_task_of_the_configuration_has_its_function():
     field = dict(config_lib._walk(config_lib.FIELDS))["task"]
-    assert set(main.TASKS) == {task for task in field.expected.replace("one of ", "").split(", ")}
+    assert set(main.TASKS) == set(field.expected.replace("one of ", "").split(", "))
 
 
 def test_a_configuration_file_that_fails_is_named_with_its_line(command, tmp_path):
@@ -132,4 +131,3 @@ def test_a_configuration_file_that_fails_is_named_with_its_line(command, tmp_pat
     )
     assert_one_line(command("--config", path, "--workdir", tmp_path / "run"), "typo.py:4: ")
     assert not (tmp_path / "run").exists()
-    assert "configs" not in sys.path

@@ -68,7 +68,9 @@ def test_parts_are_about_equal_and_do_not_depend_on_the_rest_of_the_table():
 
 
 def test_adapters_are_cut_before_twins_are_compared():
-    """Adapters read the same way round both orientations, so whole texts are no twins of each other."""
+    """Adapters read the same way round both orientations, so whole texts are no twins of each
+    other.
+    """
     core = "ACGTTTGCA" * 3
     left, right = ADAPTERS
     both = [left + core + right, left + twin(core) + right]
@@ -85,7 +87,9 @@ def test_every_part_is_tested_once_validated_once_and_else_trained_on():
         assert rows["role"].value_counts().to_dict() == {"train": 3, "test": 1, "valid": 1}
         (tested,) = rows.loc[rows["role"] == "test", "split"]
         assert tested == f"part_{fold.removeprefix('fold_')}"
-    assert sorted(table.loc[table["role"] == "valid", "split"]) == [f"part_{k}" for k in range(1, 6)]
+    assert sorted(table.loc[table["role"] == "valid", "split"]) == [
+        f"part_{k}" for k in range(1, 6)
+    ]
 
 
 def test_the_command_writes_tables_that_the_product_reads(tmp_path, capsys):
@@ -112,7 +116,11 @@ def test_the_command_writes_tables_that_the_product_reads(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("row", "options", "message"),
     [
-        (["b", "ACGT" * 7, 1.0], (), r"in.tsv:3: sequence b has 28 bases, no more than two adapters"),
+        (
+            ["b", "ACGT" * 7, 1.0],
+            (),
+            r"in.tsv:3: sequence b has 28 bases, no more than two adapters",
+        ),
         (["b", "A" * 20 + "-" + "A" * 20, 1.0], (), "in.tsv:3: sequence b, .*'-'"),
         (["b", "A" * 40, "high"], (), "in.tsv:3: .*'high' is not a number"),
         (["b", "A" * 40, "NaN"], (), "in.tsv:3: .*mean_value.*is missing"),

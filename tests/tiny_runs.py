@@ -1,4 +1,6 @@
-"""A configuration for data of tests/tiny_datasets.py: two folds, every stage, one batch layout, seconds to train."""
+"""A configuration for data of tests/tiny_datasets.py: two folds, every stage, one batch layout,
+seconds to train.
+"""
 
 from pathlib import Path
 
