@@ -40,7 +40,7 @@ def first_fold(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(data, first_fold, tmp_path_factory):
-    """The same directory after a second call, for both folds; fold 1's earlier state is beside it."""
+    """The same directory after a second call, for both folds; fold 1 as it was is beside it."""
     shutil.copytree(first_fold / "fold_1", first_fold.parent / "fold_1_before")
     return crossval.run(tiny_runs.config_for(data), first_fold)
 
