@@ -46,7 +46,7 @@ def get_config():
     config.pretrain.schedule = "cosine"
     config.train.layouts = 1
     config.train.batch_size = 16
-    config.train.epochs = 10
+    config.train.epochs = 13
     config.train.patience_epochs = 0
     config.train.learning_rate = 1.5e-3
     config.train.weight_decay = 0.1

@@ -1,7 +1,6 @@
 """Checkpoints: what comes back is what was saved, or an error that names what differs."""
 
 import dataclasses
-import gc
 import json
 import shutil
 
@@ -14,12 +13,6 @@ from epinformer_jax.data import features
 from epinformer_jax.model import functional
 from epinformer_jax.train import checkpoint
 from epinformer_jax.train.checkpoint import Checkpoints, DamagedCheckpoint, ModelInfo
-
-# When a leaf cannot be read, orbax leaves the reads of other leaves unawaited.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
-]
 
 MODEL = tiny_models.ACTIVITY
 INFO = ModelInfo(
@@ -74,13 +67,6 @@ def opened():
     yield register
     for manager in managers:
         manager.close()
-
-
-@pytest.fixture(autouse=True)
-def forget():
-    """Drops what orbax left behind here, not in a later test."""
-    yield
-    gc.collect()
 
 
 def test_what_was_saved_comes_back_bit_for_bit_with_its_record(tmp_path, opened):
@@ -184,6 +170,39 @@ def test_every_flipped_byte_is_noticed_or_harmless(tmp_path):
             for leaf, value in checkpoint.flatten(restored.tree).items():
                 assert value.tobytes() == np.asarray(original[leaf]).tobytes(), leaf
     assert noticed >= 6
+
+
+def test_a_changed_record_is_noticed(tmp_path):
+    """Where training stood, or the model's description, with one digit changed."""
+    save_steps(tmp_path / "whole", [0.5]).close()
+    record = tmp_path / "whole" / "checkpoints" / "10" / "record"
+    (path,) = (p for p in record.iterdir() if b"progress" in p.read_bytes())
+    text = path.read_text()
+    for old, new in (('"epoch": 1', '"epoch": 2'), ('"hg38"', '"hg19"'), ("1.06", "1.07")):
+        assert old in text
+        path.write_text(text.replace(old, new))
+        with pytest.raises(DamagedCheckpoint, match="checkpoints/10: its record differs"):
+            checkpoint.read_step(record.parent, 10)
+    path.write_text(text)
+    checkpoint.read_step(record.parent, 10)
+
+
+def test_an_unreadable_checkpoint_leaves_nothing_else_on_stderr(tmp_path, run_python, model):
+    """orbax gives up its other reads, which would complain one by one."""
+    shutil.copytree(model[0], tmp_path / "m")
+    for path in (tmp_path / "m" / "checkpoints" / "0" / "state" / "d").iterdir():
+        path.write_bytes(path.read_bytes()[:-9])
+    script = f"""
+from epinformer_jax.train import checkpoint
+for _ in range(3):
+    try:
+        checkpoint.load_model({str(tmp_path / "m")!r})
+    except checkpoint.DamagedCheckpoint as error:
+        print(error)
+"""
+    done = run_python("-c", script)
+    assert done.stderr == "" and done.returncode == 0
+    assert done.stdout.count("checkpoints/0: the checkpoint cannot be read") == 3
 
 
 def test_a_leaf_that_differs_from_its_digest_is_named(tmp_path):

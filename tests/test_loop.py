@@ -3,7 +3,6 @@ more.
 """
 
 import dataclasses
-import gc
 import json
 import math
 import random
@@ -154,9 +153,6 @@ def damage(folder):
     largest.write_bytes(content)
 
 
-# when a leaf cannot be read, orbax leaves the reads of other leaves unawaited
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_after_a_damaged_checkpoint_the_run_still_ends_as_the_unbroken_one(
     unbroken, data, tmp_path, caplog
 ):
@@ -168,7 +164,6 @@ def test_after_a_damaged_checkpoint_the_run_still_ends_as_the_unbroken_one(
     with caplog.at_level("WARNING", logger="absl"):
         resumed = train_tiny.fit(data, tmp_path, epochs=EPOCHS)
     assert_same_fit(resumed, unbroken[0])
-    gc.collect()
     warnings = [r.message for r in caplog.records if "falling back" in r.message]
     assert len(warnings) == 1 and f"checkpoints/{steps[-1]}" in warnings[0]
 

@@ -17,6 +17,7 @@ import tiny_models
 
 from epinformer_jax.data import batches, sequence
 from epinformer_jax.model import functional, packing
+from epinformer_jax.model.encoder import Background, groups_of
 from epinformer_jax.train import tasks
 
 COUNTS = (1, 3, 5, 4, 2, 5, 5, 5)  # sequences of each gene; 5 slots, so ten slots are empty
@@ -240,6 +241,56 @@ def test_shifted_rows_lose_what_leaves_the_window(by):
         first, length = int(got.offset[row]), int(got.length[row])
         outside = np.delete(expected, np.arange(first, first + length), axis=0)
         assert not outside.any() and expected.any(axis=1).sum() == length
+
+
+def test_flipped_rows_are_reverse_complements_that_stay_in_the_middle():
+    rng = np.random.default_rng(6)
+    codes = [tiny_inputs.random_codes(rng, length) for length in (9, 10, 32)]
+    turned = [sequence.reverse_complement(c) for c in codes]
+    both = [
+        packing.expand(
+            packing.PackedRows(
+                **batches.pack_windows(c, np.zeros(3), window_bp=32, batch_size=3)["rows"]
+            ),
+            unknown=0.25,
+        )
+        for c in (codes, turned)
+    ]
+    got = packing.flipped(both[0], jnp.array([True, True, False]))
+    for row, length in enumerate((9, 10, 32)):
+        expected = both[1] if row < 2 else both[0]
+        first, there = int(got.offset[row]), int(expected.offset[row])
+        np.testing.assert_array_equal(
+            got.x[row, first : first + length], expected.x[row, there : there + length]
+        )
+        assert abs(first - there) <= length % 2 and got.length[row] == length
+        assert got.x[row].sum() == pytest.approx(length)
+
+
+@pytest.mark.parametrize("by", [-3, 3])
+def test_moved_and_turned_elements_embed_alike_in_narrow_and_full_windows(by, variables):
+    """With the shift added to the margin, what leaves a cropped window is background there too."""
+    config = tiny_models.EXPRESSION
+    rng = np.random.default_rng(7)
+    codes = [tiny_inputs.random_codes(rng, length) for length in (1, 8, 15)]
+    width = 48  # 15 + 1 + 2 * (7 + 3) = 36, rounded up to the rule
+    assert (64 - width) % (2 * config.encoder.stride) == 0
+
+    def embedded(width):
+        rows = jax.tree.map(jnp.asarray, batches._pack_rows(codes, 64, width, 8))
+        rows = packing.expand(packing.PackedRows(**rows), unknown=0.25, dtype=jnp.float64)
+        rows = packing.flipped(rows, jnp.ones(8, bool))
+        rows = packing.shifted(rows, jnp.full(8, by))
+
+        def call(model):
+            nothing = jnp.zeros((1, 64, 4))
+            background = Background(nothing, jnp.zeros(()))
+            return model.embed(groups_of([rows], 64), background, train=False)[0]
+
+        return functional.run(config, variables, call)[0][:3]
+
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(embedded(width), embedded(64), rtol=0, atol=1e-12)
 
 
 def test_window_fillers_have_no_effect_on_activity_training():

@@ -126,15 +126,19 @@ def embed_genes(
     key=None,
     flip: bool = False,
     shift_bp: int = 0,
+    other_strand: bool = False,
 ) -> Float[Array, "B S D"]:
     """Embeddings of all slots of a packed batch; empty slots repeat some row and must stay masked.
 
     With `key`, for training: `flip` puts every sequence on a strand drawn anew, `shift_bp` moves it
     by up to so many bases; windows must have been planned with that much more margin.
+    `other_strand` embeds the reverse complement of every sequence.
     """
     dtype = model.head.output.kernel.dtype
     window = model.config.window_bp
     rows = [expand(r, unknown=unknown, dtype=dtype) for r in batch.rows]
+    if other_strand:
+        rows = [flipped(r, jnp.ones(r.offset.shape, bool)) for r in rows]
     if key is not None:
         keys = jax.random.split(key, len(rows))
         rows = [augmented(r, k, flip, shift_bp) for r, k in zip(rows, keys, strict=True)]
@@ -155,6 +159,7 @@ def express(
     key=None,
     flip: bool = False,
     shift_bp: int = 0,
+    other_strand: bool = False,
 ) -> tuple[Float[Array, "B"], Float[Array, "B K S"]]:
     """Expression and attention of a packed batch; equal to the dense model on the same genes."""
     embeddings = embed_genes(
@@ -166,6 +171,7 @@ def express(
         key=key,
         flip=flip,
         shift_bp=shift_bp,
+        other_strand=other_strand,
     )
     dtype = embeddings.dtype
     return model.interact(

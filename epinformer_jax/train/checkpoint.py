@@ -11,10 +11,14 @@ orbax 0.12 counts a NaN score as the best and can restore damaged bytes without 
 section 7): scores are made finite here, and every restore is verified.
 """
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import json
 import shutil
+import sys
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,6 +130,7 @@ class Checkpoints:
             "progress": progress,
             "leaves": _digests(host),
         }
+        record["sha256"] = _digest_of_record(record)
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(host), record=self._ocp.args.JsonSave(record)
         )
@@ -185,26 +190,26 @@ def read_step(folder, step: int) -> Restored:
     import orbax.checkpoint as ocp
 
     folder = epath.Path(folder).resolve()
-    try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            record = reader.restore(folder / "record")
-        leaves = record["leaves"]
-        info = ModelInfo.from_dict(record["info"])
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = _unflatten(
-            {
-                path: jax.ShapeDtypeStruct(
-                    tuple(leaf["shape"]), np.dtype(leaf["dtype"]), sharding=device
-                )
-                for path, leaf in leaves.items()
-            }
+    reason = ""
+    with _without_late_reads():
+        try:
+            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+                record = reader.restore(folder / "record")
+            leaves = record["leaves"]
+            info = ModelInfo.from_dict(record["info"])
+            target = _unflatten({path: _shape_of(leaf) for path, leaf in leaves.items()})
+            with ocp.StandardCheckpointer() as reader:
+                tree = reader.restore(folder / "state", target)
+        except Exception as error:
+            # orbax and tensorstore raise many types for damaged files; the first line says enough
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        if reason:
+            raise DamagedCheckpoint(f"{folder}: the checkpoint cannot be read: {reason}")
+    if record.get("sha256", "") not in ("", _digest_of_record(record)):
+        raise DamagedCheckpoint(
+            f"{folder}: its record differs from what was saved; restore another step or copy the "
+            f"file again"
         )
-        with ocp.StandardCheckpointer() as reader:
-            tree = reader.restore(folder / "state", target)
-    except Exception as error:
-        # orbax and tensorstore raise many types for damaged files; the first line says enough
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise DamagedCheckpoint(f"{folder}: the checkpoint cannot be read: {reason}") from error
     tree = jax.tree.map(np.asarray, tree)
     found = _digests(tree)
     for path, leaf in leaves.items():
@@ -282,6 +287,36 @@ def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
         else:
             leaves[path] = value
     return leaves
+
+
+@contextlib.contextmanager
+def _without_late_reads():
+    """Keeps stderr clean: where a leaf is unreadable, orbax abandons the others, which complain."""
+    before = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    except DamagedCheckpoint:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            gc.collect()
+        raise  # reads may complain from now on, so the hook stays
+    sys.unraisablehook = before
+
+
+def _shape_of(leaf: dict[str, Any]) -> jax.ShapeDtypeStruct:
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]), sharding=device)
+
+
+def _digest_of_record(record: dict[str, Any]) -> str:
+    content = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _unflatten(leaves: dict[str, Any]) -> Tree:

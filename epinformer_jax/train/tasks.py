@@ -121,15 +121,24 @@ def predict(
     objective: Objective, variables: Variables, batch: Batch
 ) -> tuple[Values, Float[Array, "B S"]]:
     """Predictions in evaluation mode and, for genes, the promoter's attention (mean of heads and
-    layers).
+    layers). A model of genes that trains on random strands predicts the mean of both.
     """
     packed = packed_batch(batch)
     model = functional.bind(objective.model, variables)
     if isinstance(objective.model, ExpressionConfig):
-        prediction, attention = packing.express(
-            model, packed, train=False, unknown=objective.unknown_base
-        )
-        return prediction, jnp.mean(attention, axis=1)
+        strands = [
+            packing.express(
+                model,
+                packed,
+                train=False,
+                unknown=objective.unknown_base,
+                other_strand=other,
+            )
+            for other in ((False, True) if objective.flip else (False,))
+        ]
+        prediction = sum(values for values, _ in strands) / len(strands)
+        attention = sum(jnp.mean(weights, axis=1) for _, weights in strands) / len(strands)
+        return prediction, attention
     prediction = packing.activate(model, packed, train=False, unknown=objective.unknown_base)
     return prediction, jnp.zeros((prediction.shape[0], 0), prediction.dtype)
 
