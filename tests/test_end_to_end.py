@@ -187,15 +187,3 @@ def test_a_second_start_trains_nothing_and_predicts_the_same(
                 before, after = run / folder / name, again / folder / name
                 assert after.read_bytes() == before.read_bytes(), f"{folder}/{name}"
     assert (again / "report.html").is_file()
-
-
-def test_another_setting_in_the_same_directory_is_refused(trained, settings, run_python):
-    run, _ = trained
-    path, environment = settings
-    arguments = ("-m", "epinformer_jax.main", "--config", path, "--workdir", run)
-    before = (run / "config.json").read_bytes()
-    done = run_python(*arguments, "--config.train.epochs=9", env=environment)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2 and len(lines) == 1
-    assert "holds a run with config.train.epochs=2, this one has 9" in lines[0]
-    assert (run / "config.json").read_bytes() == before

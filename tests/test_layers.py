@@ -86,7 +86,7 @@ def test_max_pool_tie_sends_its_gradient_to_the_first_position():
 def weighted_data(draw):
     """Parts of rows and positions, and for each how often it counts, 0 included."""
     seed = draw(st.integers(0, 2**31))
-    shapes = draw(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=3))
+    shapes = draw(st.sampled_from([[(1, 1)], [(3, 4)], [(2, 3), (1, 5)]]))
     rng = np.random.default_rng(seed)
     x = [10 + rng.normal(size=(*shape, 2)) for shape in shapes]
     counts = [rng.integers(0, 4, size=shape) for shape in shapes]

@@ -77,13 +77,13 @@ def trained(variables):
     return train
 
 
-def naive_training(config, variables, genes, **options):
+def naive_training(config, variables, genes):
     """The same of the plain network over every slot of every gene."""
     dense = tiny_models.dense(genes, config)
 
     def loss(params):
         prediction, _, stats = naive_network.express(
-            config, params, variables.stats, dense, train=True, **options
+            config, params, variables.stats, dense, train=True
         )
         size = jnp.abs(prediction - jnp.asarray(dense.labels))
         return jnp.where(size < 1, 0.5 * size**2, size - 0.5).mean(), stats
@@ -152,25 +152,21 @@ def test_empty_slots_count_in_padded_statistics_and_not_in_real_ones(batch, trai
         assert not any(same) if counts else all(same)
 
 
-def test_frozen_encoder_trains_the_rest_with_fixed_encoder_statistics(genes, batch, variables):
+def test_frozen_encoder_keeps_its_statistics_while_the_rest_follows_the_batch(
+    genes, batch, variables
+):
     config = tiny_models.EXPRESSION
-    objective = tasks.Objective(config, "smooth_l1", "frozen")
+    objective = tasks.Objective(config, "mse", "frozen")
+    dense = tiny_models.dense(genes, config)
     with jax.enable_x64(True):
-        (loss, stats), gradient = jax.jit(
-            jax.value_and_grad(
-                lambda p, b: tasks.loss(objective, p, variables.stats, b, None), has_aux=True
-            )
-        )(variables.params, batch)
-    (dense_loss, dense_stats), dense_gradient = naive_training(
-        config, variables, genes, train_encoder=False
-    )
+        loss, stats = jax.jit(lambda b: tasks.loss(objective, *variables, b, None))(batch)
+        prediction, _, dense_stats = jax.jit(
+            lambda v: naive_network.express(config, *v, dense, train=True, train_encoder=False)
+        )(variables)
+    dense_loss = np.square(np.asarray(prediction) - dense.labels).mean()
     np.testing.assert_allclose(loss, dense_loss, rtol=0, atol=1e-12)
     tiny_models.assert_trees_close(stats, dense_stats, atol=1e-12)
     tiny_models.assert_trees_close(stats["encoder"], variables.stats["encoder"], atol=0)
-    rest = {name: g for name, g in gradient.items() if name != "encoder"}
-    expected = {name: g for name, g in dense_gradient.items() if name != "encoder"}
-    tiny_models.assert_trees_close(rest, expected, atol=1e-11)
-    assert not any(np.any(g) for g in jax.tree.leaves(gradient["encoder"]))
 
 
 @pytest.mark.parametrize(
@@ -267,8 +263,7 @@ def test_flipped_rows_are_reverse_complements_that_stay_in_the_middle():
         assert got.x[row].sum() == pytest.approx(length)
 
 
-@pytest.mark.parametrize("by", [-3, 3])
-def test_moved_and_turned_elements_embed_alike_in_narrow_and_full_windows(by, variables):
+def test_moved_and_turned_elements_embed_alike_in_narrow_and_full_windows(variables):
     """With the shift added to the margin, what leaves a cropped window is background there too."""
     config = tiny_models.EXPRESSION
     rng = np.random.default_rng(7)
@@ -276,21 +271,24 @@ def test_moved_and_turned_elements_embed_alike_in_narrow_and_full_windows(by, va
     width = 48  # 15 + 1 + 2 * (7 + 3) = 36, rounded up to the rule
     assert (64 - width) % (2 * config.encoder.stride) == 0
 
-    def embedded(width):
-        rows = jax.tree.map(jnp.asarray, batches._pack_rows(codes, 64, width, 8))
-        rows = packing.expand(packing.PackedRows(**rows), unknown=0.25, dtype=jnp.float64)
-        rows = packing.flipped(rows, jnp.ones(8, bool))
-        rows = packing.shifted(rows, jnp.full(8, by))
+    @jax.jit
+    def embedded(packed, by):
+        rows = packing.expand(packing.PackedRows(**packed), unknown=0.25, dtype=jnp.float64)
+        rows = packing.shifted(packing.flipped(rows, jnp.ones(8, bool)), by)
 
         def call(model):
-            nothing = jnp.zeros((1, 64, 4))
-            background = Background(nothing, jnp.zeros(()))
+            background = Background(jnp.zeros((1, 64, 4)), jnp.zeros(()))
             return model.embed(groups_of([rows], 64), background, train=False)[0]
 
         return functional.run(config, variables, call)[0][:3]
 
     with jax.enable_x64(True):
-        np.testing.assert_allclose(embedded(width), embedded(64), rtol=0, atol=1e-12)
+        narrow, full = (batches._pack_rows(codes, 64, w, 8) for w in (width, 64))
+        for by in (-3, 3):
+            shift = jnp.full(8, by)
+            np.testing.assert_allclose(
+                embedded(narrow, shift), embedded(full, shift), rtol=0, atol=1e-12
+            )
 
 
 def test_window_fillers_have_no_effect_on_activity_training():

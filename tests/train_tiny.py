@@ -112,8 +112,8 @@ class _KilledAt(crossval.Genes):
         return dataclasses.replace(stream, pack=pack)
 
 
-def main(directory: str, epochs: str, kill_at: str = "") -> None:
-    """Trains and prints."""
+def trained(data, directory, *, epochs: int) -> dict:
+    """What a training found: the loss of each step, the history, the best weights as text."""
     losses = []
     finite = loop._finite
 
@@ -123,23 +123,38 @@ def main(directory: str, epochs: str, kill_at: str = "") -> None:
         return found
 
     loop._finite = recorded
+    try:
+        result = fit(data, directory, epochs=epochs)
+    finally:
+        loop._finite = finite
+    leaves = [np.asarray(x).ravel() for x in loop.jax.tree.leaves(tuple(result.variables))]
+    return {
+        "devices": loop.jax.device_count(),
+        "losses": losses,
+        "history": [{k: v for k, v in row.items() if k != "seconds"} for row in result.history],
+        "best_epoch": result.best_epoch,
+        "weights": np.concatenate(leaves).tobytes().hex(),
+    }
+
+
+def shares(data) -> dict[str, list[int]]:
+    """Of each array of a batch: the rows in all, and on each device."""
+    batch = loop.put_batch(data.data.batch(np.arange(4), data.layout))
+    leaves = {f"rows/{key}": leaf for key, leaf in batch["rows"][-1].items()}
+    leaves["labels"] = batch["labels"]
+    return {
+        name: [leaf.shape[0], *(shard.data.shape[0] for shard in leaf.addressable_shards)]
+        for name, leaf in leaves.items()
+    }
+
+
+def main(directory: str, epochs: str, kill_at: str = "") -> None:
+    """Trains and prints."""
     data = one_layout(examples())
     if kill_at:
         data = _KilledAt(**{f.name: getattr(data, f.name) for f in dataclasses.fields(data)})
-    result = fit(data, directory, epochs=int(epochs))
-    leaves = [np.asarray(x).ravel() for x in loop.jax.tree.leaves(tuple(result.variables))]
-    history = [{k: v for k, v in row.items() if k != "seconds"} for row in result.history]
-    print(
-        json.dumps(
-            {
-                "devices": loop.jax.device_count(),
-                "losses": losses,
-                "history": history,
-                "best_epoch": result.best_epoch,
-                "weights": np.concatenate(leaves).tobytes().hex(),
-            }
-        )
-    )
+    found = trained(data, directory, epochs=int(epochs))
+    print(json.dumps({**found, "shares": shares(data)}))
 
 
 if __name__ == "__main__":

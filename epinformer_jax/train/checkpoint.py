@@ -16,6 +16,7 @@ import dataclasses
 import gc
 import hashlib
 import json
+import logging
 import shutil
 import sys
 import warnings
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
+from absl import logging as absl_logging
 from etils import epath
 
 from epinformer_jax.model import architecture
@@ -166,7 +167,7 @@ class Checkpoints:
             try:
                 return self.restore(step)
             except DamagedCheckpoint as error:
-                logging.warning("%s; falling back to an earlier step", error)
+                absl_logging.warning("%s; falling back to an earlier step", error)
                 self._manager.delete(step)
         return None
 
@@ -302,11 +303,18 @@ def _without_late_reads():
     try:
         yield
     except DamagedCheckpoint:
+        # reads may complain from now on, so hook and filter stay
+        logging.getLogger("asyncio").addFilter(_is_no_late_read)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             gc.collect()
-        raise  # reads may complain from now on, so the hook stays
+        raise
     sys.unraisablehook = before
+
+
+def _is_no_late_read(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return "never retrieved" not in text or not ("orbax" in text or "tensorstore" in text)
 
 
 def _shape_of(leaf: dict[str, Any]) -> jax.ShapeDtypeStruct:
