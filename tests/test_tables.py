@@ -88,6 +88,44 @@ def test_unknown_columns_are_carried_as_numbers_or_text(tmp_path):
     assert genes["hg38_tss"].tolist() == [5, 6, 7]
 
 
+def with_promoters(rows, names):
+    """Rows with the gene's promoter in a last column."""
+    return [[*row, name] for row, name in zip(rows, names, strict=True)]
+
+
+def test_promoters_of_one_gene_are_rows_of_their_own(tmp_path):
+    header, first = [*GENE_HEADER, "promoter_id"], gene_rows()[0]
+    moved = changed([first], 0, GENE_HEADER, tss=str(int(first[2]) + 40))[0]
+    genes = tables.read_genes(write_genes(tmp_path, with_promoters([first, moved], "ab"), header))
+    assert genes["gene_id"].tolist() == ["G2@a", "G2@b"] and "promoter_id" not in genes
+    own = [row for row in link_rows() if row[0] == "G2"]
+    links = with_promoters(own, "a" * len(own)) + with_promoters(own, "b" * len(own))
+    table = write_links(tmp_path, links, [*LINK_HEADER, "promoter_id"])
+    distance = tables.read_links(table, genes).groupby("gene_id")["distance"].apply(list)
+    assert np.subtract(distance["G2@a"], distance["G2@b"]).tolist() == [40] * len(own)
+    unnamed = write_links(tmp_path, own)
+    with pytest.raises(ValueError, match=r"gene 'G2' is not in .*name the promoter"):
+        tables.read_links(unnamed, genes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rna": "7.5"}, "rna 7.5 differs from -0.5 of another promoter of gene 'G2'"),
+        ({"chrom": "chr9"}, "chrom chr9 differs from"),
+        ({}, "gene G2@a stood before"),
+    ],
+)
+def test_promoters_of_one_gene_share_label_and_chromosome(tmp_path, change, message):
+    first = gene_rows()[0]
+    rows = [first, changed([first], 0, GENE_HEADER, **change)[0]]
+    rows = with_promoters(rows, "ab" if change else "aa")
+    path = write_genes(tmp_path, rows, [*GENE_HEADER, "promoter_id"])
+    with pytest.raises(ValueError, match=message) as caught:
+        tables.read_genes(path)
+    assert str(caught.value).startswith(f"{path}:3: ")
+
+
 def test_named_labels_are_the_only_ones(tmp_path):
     rows = [[*row, number, "text"] for number, row in enumerate(gene_rows())]
     path = write_genes(tmp_path, rows, [*GENE_HEADER, "cage", "note"])

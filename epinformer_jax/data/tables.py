@@ -77,6 +77,8 @@ def read_genes(
 ) -> pd.DataFrame:
     """Reads genes.tsv: one row a gene, `tss` p meaning the promoter [p - 1000, p + 1000).
 
+    Alternative promoters of a gene are rows of their own, told apart by a column `promoter_id`;
+    their `gene_id` becomes GENE@PROMOTER, here and in links, and they share chromosome and labels.
     `gene_name` is "" where the table has none. `attrs["labels"]` names the label columns: those
     given, or every numeric column that is not otherwise known (`labels=()` takes none). Missing
     labels are NaN.
@@ -87,6 +89,7 @@ def read_genes(
     """
     columns = [
         Column("gene_id", delimited.as_name),
+        Column("promoter_id", delimited.as_name, required=False),
         Column("gene_name", delimited.as_text, required=False),
         Column("chrom", delimited.as_name),
         Column("tss", delimited.as_position),
@@ -99,8 +102,13 @@ def read_genes(
     frame = _typed(raw, columns)
     if "gene_name" not in frame:
         frame["gene_name"] = ""
+    genes = frame["gene_id"]
+    frame = _with_promoter(frame)
     delimited.refuse_duplicates(frame, ["gene_id"], "gene")
-    return _with_labels(frame, raw, labels, allow_missing_labels)
+    frame = _with_labels(frame, raw, labels, allow_missing_labels)
+    for name in ("chrom", *frame.attrs["labels"]):
+        _refuse_unequal(frame, name, genes)
+    return frame
 
 
 def read_links(path: str | os.PathLike, genes: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -109,7 +117,7 @@ def read_links(path: str | os.PathLike, genes: pd.DataFrame | None = None) -> pd
     With `genes` (from `read_genes`) every link must name one of them, on its contig, and `distance`
     is computed: floor midpoint minus TSS, signed, not strand-aware; a stated one must agree to 1
     bp. A missing contact becomes 0 and is counted in `attrs["missing_contact"]`. A table without
-    rows is allowed.
+    rows is allowed. A column `promoter_id` says which promoter of the gene is meant.
 
     Raises:
       ValueError: a column is missing or holds something else than it should, an element ends before
@@ -117,6 +125,7 @@ def read_links(path: str | os.PathLike, genes: pd.DataFrame | None = None) -> pd
     """
     columns = [
         Column("gene_id", delimited.as_name),
+        Column("promoter_id", delimited.as_name, required=False),
         Column("chrom", delimited.as_name),
         Column("start", delimited.as_position),
         Column("end", delimited.as_position),
@@ -127,7 +136,7 @@ def read_links(path: str | os.PathLike, genes: pd.DataFrame | None = None) -> pd
         Column("is_self_promoter", delimited.as_flag, required=False),
     ]
     raw = delimited.read_text(path, allow_empty=True)
-    frame = _typed(raw, columns)
+    frame = _with_promoter(_typed(raw, columns))
     _refuse_reversed(frame)
     delimited.refuse_duplicates(frame, ["gene_id", "chrom", "start", "end"], "gene and element")
     missing = frame["contact"].isna()
@@ -251,6 +260,28 @@ def _with_labels(
     return frame
 
 
+def _with_promoter(frame: pd.DataFrame) -> pd.DataFrame:
+    """Where there is a `promoter_id`, it becomes part of `gene_id`."""
+    if "promoter_id" not in frame:
+        return frame
+    joined = frame.assign(gene_id=frame["gene_id"] + "@" + frame["promoter_id"])
+    joined = joined.drop(columns="promoter_id")
+    joined.attrs = dict(frame.attrs)
+    return joined
+
+
+def _refuse_unequal(frame: pd.DataFrame, name: str, genes: pd.Series) -> None:
+    """Promoters of one gene must agree on a column; a missing value agrees with a missing one."""
+    first = frame[name].groupby(genes.to_numpy()).transform("first")
+    off = np.flatnonzero((frame[name] != first) & ~(frame[name].isna() & first.isna()))
+    if off.size:
+        row = off[0]
+        raise ValueError(
+            f"{where(frame, row)}: {name} {frame[name].iloc[row]} differs from {first.iloc[row]} "
+            f"of another promoter of gene {genes.iloc[row]!r}; promoters of a gene share it"
+        )
+
+
 def _may_be_label(name: str) -> bool:
     return name not in _NEVER_LABELS and not name.startswith(_NEVER_LABEL_PREFIXES)
 
@@ -282,7 +313,8 @@ def _distances(links: pd.DataFrame, genes: pd.DataFrame) -> pd.Series:
         raise ValueError(
             f"{where(links, unknown[0])}: gene {gene!r} is not in "
             f"{genes.attrs.get('path', 'the genes')} ({unknown.size} such links); "
-            "add the gene or remove its links"
+            "add the gene or remove its links, and name the promoter (promoter_id) in both tables "
+            "or in neither"
         )
     chrom_of_gene = genes["chrom"].to_numpy()[row_of_gene]
     elsewhere = np.flatnonzero(links["chrom"].to_numpy() != chrom_of_gene)
