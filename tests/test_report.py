@@ -395,6 +395,15 @@ def test_the_locus_is_a_well_predicted_highly_expressed_gene(expression_run):
     assert f"{len(high)} have a measured value in the top quarter" in run.locus.choice
 
 
+def test_a_run_that_saw_no_elements_has_a_page_without_a_locus(tmp_path):
+    """As the promoter preset leaves it: tables of attention with a header alone."""
+    write_expression_run(tmp_path)
+    for path in tmp_path.glob("fold_*/attention.tsv"):
+        path.write_text(path.read_text().splitlines()[0] + "\n")
+    assert report_run.load_run(tmp_path).locus is None
+    assert report.write_report(tmp_path).is_file()
+
+
 def test_no_gene_with_elements_leaves_the_locus_out(tmp_path):
     table = gene_predictions().assign(n_elements=2)
     page = read(write_expression_run(tmp_path / "run", table=table))

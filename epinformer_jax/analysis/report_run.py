@@ -310,8 +310,11 @@ def _table(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame | None:
     missing = [name for name in columns if name not in table]
     if missing:
         raise ValueError(f"{path}:1: no column {missing[0]!r}, found {', '.join(table)}; run again")
-    for name in columns:
-        if name not in _TEXT_COLUMNS and not pd.api.types.is_numeric_dtype(table[name]):
+    numbers = [name for name in columns if name not in _TEXT_COLUMNS]
+    if not len(table):  # no row says what a column holds
+        table = table.astype(dict.fromkeys(numbers, float))
+    for name in numbers:
+        if not pd.api.types.is_numeric_dtype(table[name]):
             raise ValueError(f"{path}: column {name!r} holds text, expected numbers; run again")
     present = [name for name in _TEXT_COLUMNS if name in table]
     return table.fillna(dict.fromkeys(present, ""))
