@@ -23,6 +23,7 @@ def get_config():
     config.data.fold_names = ("fold_5",)
     config.data.label = "rna"
     config.data.label_unit = "z(log10(RPKM + 0.1))"
+    config.data.label_transform = "z_log10,offset=0.1,mean=0.24333,sd=1.06220"
     config.data.genome = "hg38"
     config.features.preset = "PE-Activity-HiC"
     config.encoder.source = "pretrain"

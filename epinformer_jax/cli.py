@@ -32,6 +32,55 @@ def _activity() -> ModuleType:
     return activity
 
 
+def _perturb() -> ModuleType:
+    """predict what removing or changing each element does to its gene"""
+    from epinformer_jax.analysis import perturb
+
+    return perturb
+
+
+def _links() -> ModuleType:
+    """score every gene and element: attention, ABC, gradient, removal"""
+    from epinformer_jax.analysis import links
+
+    return links
+
+
+def _locus() -> ModuleType:
+    """draw a gene with its elements, signals, scores and measured effects"""
+    from epinformer_jax.analysis import locus
+
+    return locus
+
+
+def _attribution() -> ModuleType:
+    """what each base contributes to a prediction"""
+    from epinformer_jax.analysis import attribution
+
+    return attribution
+
+
+def _variants() -> ModuleType:
+    """what variants do to the activity of elements and the expression of genes"""
+    from epinformer_jax.analysis import variants
+
+    return variants
+
+
+def _motifs() -> ModuleType:
+    """find the motifs that attributions are made of"""
+    from epinformer_jax.analysis import motifs
+
+    return motifs
+
+
+def _mutagenesis() -> ModuleType:
+    """predict what every substitution of every base does"""
+    from epinformer_jax.analysis import mutagenesis
+
+    return mutagenesis
+
+
 def _benchmark() -> ModuleType:
     """measure predictions, with baselines and intervals beside them"""
     from epinformer_jax.analysis import benchmark
@@ -51,6 +100,13 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
     "convert": _convert,
     "predict": _predict,
     "activity": _activity,
+    "perturb": _perturb,
+    "links": _links,
+    "locus": _locus,
+    "attribution": _attribution,
+    "variants": _variants,
+    "motifs": _motifs,
+    "mutagenesis": _mutagenesis,
     "benchmark": _benchmark,
     "report": _report,
 }

@@ -106,6 +106,16 @@ FIELDS: dict[str, Any] = {
     "task": _one_of("expression", "which model is trained", "expression", "activity"),
     "name": _text("", "name of the run, for the report"),
     "seed": _integer(66, "seed of weights, order and dropout", least=0, most=2**32 - 1),
+    "distributed": _one_of(
+        "auto",
+        "joins other processes (TPU pod, SLURM, JAX_COORDINATOR_ADDRESS)",
+        "auto",
+        "on",
+        "off",
+    ),
+    "compilation_cache": _text(
+        "auto", "compiled programs on disk: auto (the user's cache folder), off, or a folder"
+    ),
     "data": {
         "genes": _text("", "directory of a genes data set (python -m data_prep build)"),
         "windows": _text("", "directory of a windows data set"),
@@ -113,6 +123,10 @@ FIELDS: dict[str, Any] = {
         "fold_names": _texts((), "folds to run; empty: all of the table"),
         "label": _text("rna", "label column the expression model predicts"),
         "label_unit": _text("", "unit of the label, for tables and plots"),
+        "label_transform": _text(
+            "",
+            "how the label was made, such as z_log10,offset=0.1,mean=0.2,sd=1.1; for fold changes",
+        ),
         "activity_label": _text("log2_activity", "label column the activity model predicts"),
         "genome": _text("", "name of the assembly, stored with the model"),
         "cell": _text("", "cell type, stored with the model"),
@@ -180,6 +194,27 @@ FIELDS: dict[str, Any] = {
     "train": {
         **_fitting(5e-4, 16, 100, 3, "smooth_l1"),
         "layouts": _integer(3, "batch shapes to compile, 1 to 5: more waste less", most=5),
+        "first_convolution": _one_of(
+            "auto",
+            "by convolving or from tables of k-mers; auto: tables on CPU where that is less work",
+            "auto",
+            "direct",
+            "table",
+        ),
+        "folds_in_parallel": _integer(
+            0, "folds at once, each on devices of its own; 0: as many as there are devices", least=0
+        ),
+        "encoder_cache": _one_of(
+            "auto",
+            "keeps a frozen encoder's outputs on disk while a fold trains",
+            "auto",
+            "on",
+            "off",
+        ),
+        "encoder_cache_dtype": _one_of("float32", "of these outputs", "float32", "bfloat16"),
+        "encoder_cache_directory": _text(
+            "", "local folder for them, about 4 GB a fold of K562; empty: the fold's own"
+        ),
     },
     "second_stage": {
         "epochs": _integer(
@@ -302,6 +337,14 @@ def _check_together(config) -> None:
             f"config.second_stage.epochs={config.second_stage.epochs}: the second stage switches "
             f"promoter signals on, which task={config.task!r} with "
             f"features.preset={config.features.preset!r} does not have; set it to 0"
+        )
+    if config.train.encoder_cache == "on" and (
+        config.encoder.mode != "frozen" or config.data.shift_bp
+    ):
+        raise ValueError(
+            "config.train.encoder_cache='on' needs outputs that stay alike: encoder.mode='frozen' "
+            f"(got {config.encoder.mode!r}) and data.shift_bp=0 (got {config.data.shift_bp}); set "
+            "it to auto"
         )
     if config.encoder.source == "directory" and not config.encoder.directory:
         raise ValueError(

@@ -1,11 +1,10 @@
 """python -m epinformer_jax.main --config FILE --workdir RUN [--config.key=value ...]
 
-Trains the folds of a configuration and writes RUN/report.html. No logic here: flags, one table, one
-line for each error.
+Trains the folds of a configuration and writes RUN/report.html; with --profile DIR measures its
+training steps instead. No logic here: flags, one table, one line for each error.
 """
 
 import json
-import os
 import sys
 from typing import NoReturn
 
@@ -18,6 +17,12 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; see configs/.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a killed run goes on where it was.")
+_PROFILE = flags.DEFINE_string(
+    "profile", None, "Directory for a trace and a table of the training step; trains nothing."
+)
+_PROFILE_STEPS = flags.DEFINE_integer(
+    "profile_steps", 20, "Steps that --profile measures, after those that compile.", lower_bound=1
+)
 _FIELDS = flags.DEFINE_bool(
     "fields", False, "Print every configuration field with its default and exit."
 )
@@ -44,18 +49,41 @@ def main(argv: list[str]) -> None:
             f"unexpected argument {argv[1]!r}; options are --config, --workdir and "
             "--config.key=value"
         )
-    if _CONFIG.value is None or not _WORKDIR.value:
+    if _CONFIG.value is None or not (_WORKDIR.value or _PROFILE.value):
         raise ValueError(
             "give --config FILE and --workdir DIRECTORY; --helpshort lists all options"
         )
-    config_lib.check(_CONFIG.value)
-    workdir = TASKS[_CONFIG.value.task](_CONFIG.value, _WORKDIR.value)
-    from epinformer_jax.analysis import report, summary
+    config = _CONFIG.value
+    config_lib.check(config)
+    _prepare(config)
+    if _PROFILE.value:
+        from epinformer_jax.train import profile
 
-    metrics = os.path.join(workdir, "metrics.json")
-    with open(metrics, encoding="utf-8") as file:
-        print(summary.result_table(json.load(file)))
+        print(profile.run(config, _PROFILE.value, steps=_PROFILE_STEPS.value))
+        return
+    _report(TASKS[config.task](config, _WORKDIR.value))
+
+
+def _prepare(config) -> None:
+    """What must be settled before JAX is asked for devices."""
+    from epinformer_jax.train import devices, distributed
+
+    distributed.start(config.distributed)
+    devices.use_compilation_cache(config.compilation_cache)
+
+
+def _report(workdir) -> None:
+    from epinformer_jax.analysis import report, summary
+    from epinformer_jax.train import distributed, rundir
+
+    if not distributed.is_lead():
+        return
+    metrics = rundir.folder(workdir) / "metrics.json"
+    print(summary.result_table(json.loads(metrics.read_text())))
     print(f"metrics: {metrics}")
+    if rundir.is_remote(workdir):
+        print(f"report:  copy {workdir} to a local folder, then `epinformer report` that folder")
+        return
     print(f"report:  {report.write_report(workdir)}")
 
 
@@ -66,6 +94,13 @@ def _main(argv: list[str]) -> None:
         main(argv)
     except (ValueError, OSError) as error:
         _stop(error)
+    except Exception as error:
+        from epinformer_jax.train import distributed  # heavy, and loaded already where it matters
+
+        if not isinstance(error, distributed.Preempted):
+            raise
+        print(f"stopped: {error}", file=sys.stderr)
+        sys.exit(143)  # 128 + SIGTERM
     except KeyboardInterrupt:
         print("error: interrupted; the same command goes on from the last epoch", file=sys.stderr)
         sys.exit(130)

@@ -233,7 +233,7 @@ ON_EIGHT_DEVICES = """
 import sys, jax, numpy as np
 from epinformer_jax.analysis import ensembles, inputs, predict
 from epinformer_jax.data import features
-from epinformer_jax.train import checkpoint, loop, tasks
+from epinformer_jax.train import checkpoint, devices, loop, tasks
 
 model_dir, set_dir, out = sys.argv[1:]
 assert len(jax.devices()) == 8
@@ -247,8 +247,9 @@ plan = data.plan(batch_size=2, slots=info.model.slots, window_bp=info.model.wind
                  stride=info.model.encoder.stride, margin_bp=info.model.encoder.reach_bp, layouts=1)
 objective = tasks.Objective(info.model, "mse", unknown_base=info.unknown_base)
 step = loop.predict_step(objective)
-variables = loop.put_replicated(model.variables)
-dealt = [step(variables, loop.put_batch(data.batch(np.arange(i, i + 2), plan)))[0] for i in (0, 2)]
+variables = devices.put_replicated(model.variables)
+halves = [data.batch(np.arange(i, i + 2), plan) for i in (0, 2)]
+dealt = [step(variables, devices.put_batch(half))[0] for half in halves]
 leaves = checkpoint.flatten(model.variables._asdict())
 np.savez(out, plain=plain, dealt=np.concatenate(dealt), **leaves)
 """

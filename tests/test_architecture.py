@@ -55,17 +55,33 @@ MAY_IMPORT = {
         "epinformer_jax.train.metrics",
         "epinformer_jax.train.rundir",
     ),
+    "epinformer_jax.analysis.benchmark_links": (
+        "epinformer_jax.analysis",
+        "epinformer_jax.data",
+        "epinformer_jax.train.rundir",
+    ),
+    "epinformer_jax.analysis.benchmark_satmut": (
+        "epinformer_jax.analysis",
+        "epinformer_jax.data",
+        "epinformer_jax.train.metrics",
+        "epinformer_jax.train.rundir",
+    ),
     "configs": ("epinformer_jax.config",),
     "data_prep": ("epinformer_jax.data",),
 }
 
 # Heavy or optional package -> the only places that may import it. An empty tuple: tests only.
-PLOTS = ("epinformer_jax.analysis.plots",)
+PLOTS = (
+    "epinformer_jax.analysis.plots",
+    "epinformer_jax.analysis.plots_benchmark",
+    "epinformer_jax.analysis.plots_locus",
+    "epinformer_jax.analysis.plots_logo",
+)
 GENOME_FILES = ("data_prep", "epinformer_jax.data.genome", "epinformer_jax.analysis.tracks")
 FENCES = {
     "matplotlib": PLOTS,
     "logomaker": PLOTS,
-    "pysam": GENOME_FILES,
+    "pysam": (*GENOME_FILES, "epinformer_jax.analysis.vcf"),
     "pyBigWig": GENOME_FILES,
     "hictkpy": GENOME_FILES,
     "cooler": GENOME_FILES,

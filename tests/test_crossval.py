@@ -4,7 +4,9 @@ trained twice.
 
 import json
 import shutil
+import time
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,14 @@ import tiny_models
 import tiny_runs
 
 from epinformer_jax.data.folds import Fold
-from epinformer_jax.train import crossval, evaluation, rundir
+from epinformer_jax.train import (
+    crossval,
+    devices,
+    distributed,
+    evaluation,
+    rundir,
+    side_by_side,
+)
 from epinformer_jax.train.checkpoint import ModelInfo, load_model
 
 FOLDS = {"fold_1": ("chr4", ["chr1", "chr2"]), "fold_2": ("chr1", ["chr2", "chr3"])}
@@ -157,6 +166,90 @@ def test_a_fold_that_is_done_is_not_trained_again(run):
     assert steps[0] == steps[1]
 
 
+SIDE_BY_SIDE = """
+import pathlib, sys, threading
+import tiny_runs
+from epinformer_jax.train import crossval, devices
+seen = {}
+original = crossval.loop.fit
+def fit(*arguments, mesh, name, **options):
+    seen[name] = threading.get_ident(), [device.id for device in mesh.devices.flat]
+    return original(*arguments, mesh=mesh, name=name, **options)
+crossval.loop.fit = fit
+data, run = map(pathlib.Path, sys.argv[1:])
+config = tiny_runs.config_for(data, task="activity", encoder__source="none")
+crossval.run(config, run)
+assert len(devices.places(2)) == 2 and len(devices.places(2, parallel=1)) == 1
+threads, places = zip(*seen.values())
+assert len(seen) == 2 and len(set(threads)) == 2 and sorted(places) == [[0], [1]], seen
+"""
+
+
+def test_folds_side_by_side_equal_those_one_after_another(data, run_python, tmp_path):
+    """Two folds on two devices of one process; each is computed as on a device of its own."""
+    config = tiny_runs.config_for(data, task="activity", encoder__source="none")
+    alone = crossval.run(config, tmp_path / "alone")
+    environment = {"PYTHONPATH": "tests", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    run = tmp_path / "run"
+    done = run_python("-c", SIDE_BY_SIDE, data, run, devices=2, env=environment)
+    assert done.returncode == 0, done.stderr
+    for name in ("predictions.tsv", "fold_1/predictions.tsv", "fold_2/predictions.tsv"):
+        pd.testing.assert_frame_equal(table(run / name), table(alone / name), rtol=0, atol=1e-6)
+    for fold in FOLDS:
+        variables = [load_model(folder / fold)[0] for folder in (run, alone)]
+        tiny_models.assert_trees_close(*variables, atol=1e-6)
+
+
+def test_when_a_fold_fails_the_others_save_and_its_error_is_raised():
+    seen = []
+
+    def work(job, mesh):
+        seen.append(job)
+        if job == "fails":
+            raise ValueError("the loss at step 3 is nan")
+        while not distributed.must_stop():
+            time.sleep(0.01)
+        raise distributed.Preempted("asked to end")
+
+    with distributed.stops_on_sigterm(), pytest.raises(ValueError, match="step 3 is nan"):
+        mesh = devices.mesh_of(jax.devices()[:1])
+        side_by_side.run(work, ["goes on", "fails", "never starts"], [mesh, mesh])
+    assert sorted(seen) == ["fails", "goes on"]
+
+
+def test_a_frozen_encoder_is_cached_while_folds_train_and_changes_nothing(run, data, tmp_path):
+    """The same run without and with stored outputs; no file is left."""
+    settings = {
+        "data__fold_names": ("fold_1",),
+        "encoder__source": "directory",
+        "encoder__directory": str(run),
+        "encoder__mode": "frozen",
+    }
+    folders = []
+    for setting in ("off", "on"):
+        config = tiny_runs.config_for(data, train__encoder_cache=setting, **settings)
+        folders.append(crossval.run(config, tmp_path / setting))
+    plain, cached = (table(folder / "predictions.tsv") for folder in folders)
+    pd.testing.assert_frame_equal(plain, cached, rtol=0, atol=1e-5)
+    history, cached_history = (table(f / "fold_1" / "history.tsv") for f in folders)
+    np.testing.assert_allclose(history["train_loss"], cached_history["train_loss"], atol=1e-6)
+    assert not list(tmp_path.rglob("encoder_cache"))
+
+
+def test_the_model_says_how_its_label_was_made(data):
+    stated = "z_log10,offset=0.1,mean=0.2,sd=1.1"
+    config = tiny_runs.config_for(data, data__label_transform=stated, data__label_unit="z")
+    expected = {"unit": "z", "name": "z_log10", "offset": 0.1, "mean": 0.2, "sd": 1.1}
+    assert crossval._label_transform(config) == expected
+
+
+def test_an_unknown_label_transform_is_refused_before_any_training(data, tmp_path):
+    config = tiny_runs.config_for(data, data__label_transform="sqrt")
+    with pytest.raises(ValueError, match="config.data.label_transform: .*'sqrt' is not known"):
+        crossval.run(config, tmp_path / "run")
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
 def test_another_configuration_is_refused_in_the_same_directory(run, data):
     other = tiny_runs.config_for(data, train__epochs=9)
     with pytest.raises(ValueError, match=r"holds a run with config.train.epochs=2, this one has 9"):
@@ -206,8 +299,8 @@ def test_an_encoder_comes_from_the_fold_of_the_same_name(run, data, tmp_path, mo
         data, encoder__source="directory", encoder__directory=str(run), encoder__mode="frozen"
     )
     for name in FOLDS:
-        fold = crossval._folds(config, [crossval._load_genes(config)])[list(FOLDS).index(name)]
-        variables = crossval._encoder_weights(config, fold, None, tmp_path, "x")
+        fold = crossval.folds_of(config, [crossval.read_genes(config)])[list(FOLDS).index(name)]
+        variables = crossval._encoder_weights(config, fold, None, crossval.Place(tmp_path, "x"))
         expected, _ = load_model(run / name / "encoder")
         tiny_models.assert_trees_close(variables, expected, atol=0)
 
@@ -279,7 +372,7 @@ def test_what_does_not_fit_is_found_before_anything_is_written(data, tmp_path, c
 def test_fold_names_may_be_one_text_with_commas(data):
     """What --config.data.fold_names=fold_2,fold_1 gives."""
     config = tiny_runs.config_for(data, data__fold_names=("fold_2,fold_1",))
-    folds = crossval._folds(config, [crossval._load_genes(config)])
+    folds = crossval.folds_of(config, [crossval.read_genes(config)])
     assert [fold.name for fold in folds] == ["fold_2", "fold_1"]
 
 

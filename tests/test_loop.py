@@ -22,7 +22,7 @@ import train_tiny
 
 from epinformer_jax.data import batches, loader
 from epinformer_jax.model import functional
-from epinformer_jax.train import loop, metrics, tasks
+from epinformer_jax.train import devices, distributed, loop, metrics, tasks
 from epinformer_jax.train.checkpoint import Checkpoints
 
 SCRIPT = "tests/train_tiny.py"
@@ -137,6 +137,85 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_unbroken_one(
     assert_same_fit(train_tiny.fit(data, tmp_path, epochs=EPOCHS), unbroken[0])
     whole, resumed = last_step(unbroken[1]), last_step(tmp_path)
     tiny_models.assert_trees_close(resumed.tree, whole.tree, atol=0)  # the optimiser's state too
+
+
+@pytest.mark.parametrize("step", [11, 16])
+def test_a_run_asked_to_end_saves_within_its_epoch_and_goes_on(
+    step, unbroken, data, tmp_path, monkeypatch
+):
+    """In the middle of the second epoch and between two: the same weights, losses and best epoch;
+    what is saved within an epoch is never the best.
+    """
+    asked = iter(range(10**9))
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "must_stop", lambda: next(asked) == step)
+        with pytest.raises(distributed.Preempted, match=f"at step {step}; the same command"):
+            train_tiny.fit(data, tmp_path, epochs=EPOCHS)
+    stopped = last_step(tmp_path)
+    assert stopped.step == step and len(stopped.progress["losses"]) == step % 8
+    checkpoints = Checkpoints(tmp_path)
+    best = checkpoints.best_step()
+    checkpoints.close()
+    assert best % 8 == 0
+    assert_same_fit(train_tiny.fit(data, tmp_path, epochs=EPOCHS), unbroken[0])
+
+
+def test_a_run_asked_to_end_before_its_first_step_leaves_nothing_to_mend(
+    unbroken, data, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "must_stop", lambda: True)
+        with pytest.raises(distributed.Preempted, match="at step 0"):
+            train_tiny.fit(data, tmp_path, epochs=EPOCHS)
+    assert_same_fit(train_tiny.fit(data, tmp_path, epochs=EPOCHS), unbroken[0])
+
+
+def test_a_step_reuses_the_memory_of_the_old_state_and_takes_nothing_from_the_host(data):
+    step = loop.train_step(train_tiny.OBJECTIVE, train_tiny.OPTIMIZER)
+    old, _ = step_state(train_tiny.OBJECTIVE)
+    batch = devices.put_batch(data.data.batch(np.arange(4), data.layout))
+    key = jax.random.key(0)
+    with jax.transfer_guard("disallow"):
+        new, _ = step(old, batch, key)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+    memory = step.lower(new, batch, key).compile().memory_analysis()
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(new))
+    assert memory.alias_size_in_bytes >= kept
+
+
+def test_batches_are_on_their_way_before_they_are_asked_for():
+    packed = []
+
+    def batches():
+        for number in range(5):
+            packed.append(number)
+            yield {"labels": np.full(2, number)}
+
+    ready = devices.prefetched(batches())
+    first = next(ready)
+    assert packed == [0, 1, 2] and isinstance(first["labels"], jax.Array)
+    assert [int(batch["labels"][0]) for batch in ready] == [1, 2, 3, 4]
+
+
+def test_bfloat16_computes_and_float32_is_kept(data, tmp_path):
+    """Weights, statistics and the optimiser's moments stay float32 and near float32's."""
+    model = dataclasses.replace(train_tiny.MODEL, compute_dtype="bfloat16")
+    objective = dataclasses.replace(train_tiny.OBJECTIVE, model=model)
+    states, losses = {}, {}
+    for name, goal in (("bfloat16", objective), ("float32", train_tiny.OBJECTIVE)):
+        step = loop.train_step(goal, train_tiny.OPTIMIZER)
+        state, _ = step_state(goal)
+        for number in range(3):
+            batch = devices.put_batch(data.data.batch(np.arange(4) + number, data.layout))
+            state, losses[name] = step(state, batch, jax.random.key(number))
+        states[name] = state
+    for path, leaf in jax.tree_util.tree_leaves_with_path(states["bfloat16"]):
+        assert leaf.dtype in (jnp.float32, jnp.int32), jax.tree_util.keystr(path)
+    assert losses["bfloat16"].dtype == jnp.float32
+    assert losses["bfloat16"] == pytest.approx(float(losses["float32"]), rel=0.05)
+    assert float(losses["bfloat16"]) != float(losses["float32"])
+    stats = [states[name].stats for name in ("bfloat16", "float32")]
+    tiny_models.assert_trees_close(*stats, atol=0.05)
 
 
 def test_a_finished_run_is_not_trained_again(unbroken, data, tmp_path):
@@ -272,9 +351,9 @@ def test_predictions_are_one_for_each_example_in_order(unbroken, data):
 def step_state(objective, seed=0):
     variables = functional.init(objective.model, seed=seed)
     optimizer = loop.make_optimizer(objective, train_tiny.OPTIMIZER)
-    params = loop.put_replicated(variables.params)
-    inner = loop.put_replicated(optimizer.init(params))
-    return loop.State(params, loop.put_replicated(variables.stats), inner), variables
+    params = devices.put_replicated(variables.params)
+    inner = devices.put_replicated(optimizer.init(params))
+    return loop.State(params, devices.put_replicated(variables.stats), inner), variables
 
 
 def test_compilations_stop_growing_and_the_largest_layout_is_compiled_when_met():
@@ -297,11 +376,11 @@ def test_compilations_stop_growing_and_the_largest_layout_is_compiled_when_met()
     compiled = []
     for number, batch in enumerate(stream.batches(0, 2 * stream.steps_per_epoch)):
         if layout_of(batch) == [c for c in first if c]:
-            state, _ = step(state, loop.put_batch(batch), jax.random.fold_in(key, number))
+            state, _ = step(state, devices.put_batch(batch), jax.random.fold_in(key, number))
             compiled.append(step._cache_size())
     assert len(compiled) > stream.steps_per_epoch and len(set(compiled)) == 1
     for number in range(2):
-        state, loss = step(state, loop.put_batch(rare), jax.random.fold_in(key, 100 + number))
+        state, loss = step(state, devices.put_batch(rare), jax.random.fold_in(key, 100 + number))
         assert np.isfinite(loss) and step._cache_size() == 2, "one for each layout"
 
 
@@ -314,7 +393,7 @@ def test_a_frozen_encoder_keeps_its_weights(mode, weights_move, statistics_move,
     step = loop.train_step(objective, train_tiny.OPTIMIZER)
     state, start = step_state(objective)
     for number in range(2):
-        batch = loop.put_batch(data.data.batch(np.arange(4) + number, data.layout))
+        batch = devices.put_batch(data.data.batch(np.arange(4) + number, data.layout))
         state, _ = step(state, batch, jax.random.key(number))
 
     def moved(after, before):

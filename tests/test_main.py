@@ -72,7 +72,12 @@ def flags(monkeypatch):
     """Sets what the command line gave, without parsing one: the flags live once a process."""
 
     def set_flags(config, workdir):
-        for name, value in (("_CONFIG", config), ("_WORKDIR", workdir), ("_FIELDS", False)):
+        for name, value in (
+            ("_CONFIG", config),
+            ("_WORKDIR", workdir),
+            ("_FIELDS", False),
+            ("_PROFILE", None),
+        ):
             monkeypatch.setattr(main, name, types.SimpleNamespace(value=value))
 
     return set_flags

@@ -50,6 +50,13 @@ EPINFORMER_COMMANDS = (
     "convert",
     "activity",
     "predict",
+    "perturb",
+    "links",
+    "locus",
+    "mutagenesis",
+    "attribution",
+    "variants",
+    "motifs",
     "benchmark",
     "report",
 )

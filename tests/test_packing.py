@@ -283,7 +283,7 @@ def test_moved_and_turned_elements_embed_alike_in_narrow_and_full_windows(variab
         return functional.run(config, variables, call)[0][:3]
 
     with jax.enable_x64(True):
-        narrow, full = (batches._pack_rows(codes, 64, w, 8) for w in (width, 64))
+        narrow, full = (batches.pack_rows(codes, 64, w, 8) for w in (width, 64))
         for by in (-3, 3):
             shift = jnp.full(8, by)
             np.testing.assert_allclose(

@@ -157,6 +157,16 @@ def test_each_gene_is_predicted_by_the_fold_that_tests_it(genes):
     assert table["in_training"].to_dict() == seen
 
 
+def test_a_model_that_speaks_about_no_gene_is_left_out(genes):
+    on_chr1 = [example for example in genes.examples if example.chrom == "chr1"]
+    few = dataclasses.replace(genes, examples=on_chr1)
+    models = [model(fold="fold_1", seed=1), model(fold="fold_2", seed=2)]
+    table = predict.predict_expression(models, few).predictions
+    alone = predict.predict_expression(models[:1], few).predictions
+    assert list(table["fold"]) == ["fold_1"]
+    np.testing.assert_array_equal(table["prediction"], alone["prediction"])
+
+
 def test_held_out_refuses_a_gene_that_no_fold_tests(genes):
     models = [model(fold="fold_1"), model(fold="fold_2")]
     with pytest.raises(
@@ -222,6 +232,18 @@ def test_batches_do_not_change_predictions(genes):
     alone = predict.predict_expression([one], genes, batch_size=1).predictions
     together = predict.predict_expression([one], genes, batch_size=16).predictions
     np.testing.assert_allclose(alone["prediction"], together["prediction"], rtol=0, atol=1e-6)
+
+
+def test_a_table_of_kmers_changes_no_prediction(genes):
+    encoder = dataclasses.replace(ENCODER, stem_width=3)
+    one = model(dataclasses.replace(EXPRESSION, encoder=encoder), seed=5)
+    results = [
+        predict.predict_expression([one], genes, average_strands=True, kmer_table=choice)
+        for choice in ("off", "on")
+    ]
+    for name, column in (("predictions", "prediction"), ("attention", "attention")):
+        expected, got = (getattr(result, name)[column] for result in results)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
 
 def test_columns_of_the_genes_table_are_carried_through(paths, tmp_path):

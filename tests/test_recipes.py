@@ -179,7 +179,7 @@ def test_a_finished_run_of_two_stages_is_left_as_it_is(finished, folder):
 
 def test_first_stage_keeps_sequences_labels_and_elements(folder):
     config = tiny(folder)
-    genes = crossval._load_genes(config)
+    genes = crossval.read_genes(config)
     first, second = crossval._stages(config, genes, folder)
     assert second.genes is genes and second.directory == folder
     assert first.genes.data.sequences is genes.data.sequences

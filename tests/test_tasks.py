@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epinformer_jax.data import batches
+from epinformer_jax.data.batches import Plan, Sequences
 from epinformer_jax.model import functional, packing
+from epinformer_jax.model.architecture import EncoderConfig, ExpressionConfig
 from epinformer_jax.train import tasks
 
 
@@ -157,3 +159,38 @@ def test_prediction_does_not_depend_on_what_training_draws(windows):
     got, _ = predict(noisy, variables, windows)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-14)
     assert attention.shape == (6, 0)
+
+
+# --- convolving or tables
+
+
+GENES = [Sequences([np.ones(20, np.uint8)]), Sequences([np.array([1, 2, 0, 4, 8] * 4, np.uint8)])]
+
+
+def plan_of(rows):
+    return Plan(2000, 1, 61, 19, (560, 2000), ((rows, rows),))
+
+
+def test_tables_are_taken_on_cpu_where_they_are_less_work():
+    model = ExpressionConfig()
+    chosen = {rows: tasks.unknown_kmers("auto", model, GENES, plan_of(rows)) for rows in (8, 80)}
+    assert chosen == {8: None, 80: 13}  # every window of 8 in the second gene
+    assert tasks.unknown_kmers("table", model, GENES[:1], plan_of(8)) == 0
+    assert tasks.unknown_kmers("direct", model, GENES, plan_of(80)) is None
+    few_channels = dataclasses.replace(model, encoder=EncoderConfig(4, 8, (4, 4)))
+    wide_stem = dataclasses.replace(model, encoder=EncoderConfig(stem_width=10))
+    low = dataclasses.replace(model, compute_dtype="bfloat16")
+    for other in (few_channels, wide_stem, low):
+        assert tasks.unknown_kmers("auto", other, GENES, plan_of(80)) is None
+
+
+def test_tables_are_not_taken_elsewhere(monkeypatch):
+    def auto():
+        return tasks.unknown_kmers("auto", ExpressionConfig(), GENES, plan_of(80))
+
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert auto() is None
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert auto() is not None
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert auto() is None

@@ -21,7 +21,7 @@ from epinformer_jax.data.loader import GeneSet
 from epinformer_jax.data.records import Manifest
 from epinformer_jax.model import functional
 from epinformer_jax.model.architecture import EncoderConfig, ExpressionConfig
-from epinformer_jax.train import crossval, loop, tasks
+from epinformer_jax.train import crossval, devices, loop, tasks
 from epinformer_jax.train.checkpoint import ModelInfo
 
 MODEL = ExpressionConfig(
@@ -139,7 +139,7 @@ def trained(data, directory, *, epochs: int) -> dict:
 
 def shares(data) -> dict[str, list[int]]:
     """Of each array of a batch: the rows in all, and on each device."""
-    batch = loop.put_batch(data.data.batch(np.arange(4), data.layout))
+    batch = devices.put_batch(data.data.batch(np.arange(4), data.layout))
     leaves = {f"rows/{key}": leaf for key, leaf in batch["rows"][-1].items()}
     leaves["labels"] = batch["labels"]
     return {

@@ -1,6 +1,7 @@
 """Activity of sequences: `epinformer activity`."""
 
 import argparse
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ from tqdm import tqdm
 
 from epinformer_jax.analysis import ensembles
 from epinformer_jax.analysis.ensembles import Ensemble, Model
-from epinformer_jax.analysis.predict import predict_step
 from epinformer_jax.data import batches, sequence, tables
 from epinformer_jax.data.genome import Genome
 from epinformer_jax.train import tasks
@@ -144,6 +144,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+@functools.lru_cache(maxsize=8)
+def _predict_step(objective: tasks.Objective):
+    """The jitted prediction (variables, batch) -> (predictions, no attention)."""
+    return jax.jit(functools.partial(tasks.predict, objective))
+
+
 def _read_windows(args: argparse.Namespace) -> tuple[list[str], list[Codes], list[str]]:
     windows = tables.read_windows(args.windows, labels=())
     split_of = {}
@@ -160,7 +166,7 @@ def _read_windows(args: argparse.Namespace) -> tuple[list[str], list[Codes], lis
 def _run(model: Model, codes: Sequence[Codes], batch_size: int, bar) -> np.ndarray:
     config = model.info.model
     objective = tasks.Objective(config, "mse", unknown_base=model.info.unknown_base)
-    step = predict_step(objective)
+    step = _predict_step(objective)
     variables = jax.device_put(model.variables)
     size = min(batch_size, max(len(codes), 1))
     predictions = [np.empty(0)]

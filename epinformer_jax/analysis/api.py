@@ -2,8 +2,7 @@
 
 import functools
 import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -11,14 +10,36 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from epinformer_jax.analysis import activity, ensembles, inputs, predict
+from epinformer_jax.analysis import (
+    activity,
+    attribution,
+    element_table,
+    ensembles,
+    inputs,
+    mutagenesis,
+    perturb,
+    predict,
+    variants,
+    vcf,
+)
+from epinformer_jax.analysis import links as scored_links
 from epinformer_jax.analysis.activity import Codes
+from epinformer_jax.analysis.api_inputs import (
+    PathLike,
+    Sequences,
+    Table,
+    named_codes,
+    read_table,
+)
+from epinformer_jax.analysis.attribution_file import Attributions
+from epinformer_jax.analysis.distinct import KmerTable
 from epinformer_jax.analysis.ensembles import Ensemble
 from epinformer_jax.analysis.inputs import GeneInputs
 from epinformer_jax.analysis.predict import Expression
+from epinformer_jax.analysis.variants import Scores
 from epinformer_jax.data import batches, sequence, tables
 from epinformer_jax.data.genome import Genome
-from epinformer_jax.data.records import GeneExample, Manifest, WindowExample
+from epinformer_jax.data.records import GeneExample, Manifest
 from epinformer_jax.model import functional, packing
 from epinformer_jax.model.architecture import ModelConfig
 from epinformer_jax.model.encoder import groups_of
@@ -26,17 +47,7 @@ from epinformer_jax.model.functional import Variables
 from epinformer_jax.train import checkpoint
 from epinformer_jax.train.checkpoint import ModelInfo
 
-PathLike = str | os.PathLike
-Table = PathLike | pd.DataFrame
 Genes = Table | GeneInputs | list[GeneExample]
-Sequences = (
-    str
-    | os.PathLike
-    | np.ndarray
-    | pd.DataFrame
-    | Mapping[str, str | np.ndarray]
-    | Sequence[str | np.ndarray | WindowExample]
-)
 # Named here: inside the class `predict` and `activity` are methods.
 GENES_AT_ONCE, SEQUENCES_AT_ONCE = predict.BATCH_SIZE, activity.BATCH_SIZE
 EMBEDDED_AT_ONCE = 64
@@ -106,6 +117,7 @@ class Model:
         ensemble: Ensemble = "auto",
         force: bool = False,
         batch_size: int = GENES_AT_ONCE,
+        kmer_table: KmerTable = "auto",
         show_progress: bool = False,
     ) -> Expression:
         """Predicted expression and attention of genes; see `analysis.predict.Expression`.
@@ -120,6 +132,7 @@ class Model:
           average_strands: mean of all sequences as they are and all reverse-complemented.
           ensemble: who predicts a gene where several models are loaded.
           force: predict although signals are on another scale than in training.
+          kmer_table: auto, on or off; see `analysis.predict.predict_expression`.
 
         Raises:
           ValueError: this is an activity model, a table is wrong (named with its line), or a signal
@@ -135,8 +148,130 @@ class Model:
             force=force,
             average_strands=average_strands,
             batch_size=batch_size,
+            kmer_table=kmer_table,
             show_progress=show_progress,
         )
+
+    def perturb(
+        self,
+        genes: Genes,
+        links: Table | None = None,
+        *,
+        gene_ids: Sequence[str] = (),
+        fasta: PathLike | Genome | None = None,
+        split_of: Mapping[str, str] | None = None,
+        manifest: Manifest | None = None,
+        **options,
+    ) -> pd.DataFrame:
+        """What changing one element at a time does to its gene, a row a gene, element and change.
+
+        Genes are given as in `express`; `gene_ids` (or names) chooses some. Every element is
+        removed in turn; the options of `analysis.perturb.perturb_elements` ask for more:
+        activity_doses, contact_doses, swaps, swap_elements.
+        """
+        self._require("expression", "activity and embed")
+        chosen = self._chosen(gene_ids, genes, links, fasta, split_of, manifest)
+        return perturb.perturb_elements(self.members, **chosen, **options)
+
+    def links(
+        self,
+        genes: Genes,
+        links: Table | None = None,
+        *,
+        gene_ids: Sequence[str] = (),
+        fasta: PathLike | Genome | None = None,
+        split_of: Mapping[str, str] | None = None,
+        manifest: Manifest | None = None,
+        **options,
+    ) -> pd.DataFrame:
+        """Scores of every gene and element: attention, ABC, gradient and removal.
+
+        Genes are given as in `perturb`; columns and options are those of
+        `analysis.links.score_links`.
+        """
+        self._require("expression", "activity and embed")
+        chosen = self._chosen(gene_ids, genes, links, fasta, split_of, manifest)
+        return scored_links.score_links(self.members, **chosen, **options)
+
+    def attribution(
+        self,
+        given: Genes | Sequences,
+        links: Table | None = None,
+        *,
+        gene_ids: Sequence[str] = (),
+        roles: Sequence[str] = attribution.ROLES,
+        fasta: PathLike | Genome | None = None,
+        split_of: Mapping[str, str] | None = None,
+        manifest: Manifest | None = None,
+        **options,
+    ) -> Attributions:
+        """What each base contributes: of sequences given as in `activity` (an activity model), or
+        of the promoters and elements of genes given as in `perturb` (`roles` chooses).
+
+        Options are those of `analysis.attribution.attribute`: method, reference, steps and more.
+        """
+        if self.members[0].info.model.kind == "activity":
+            names, codes, splits = named_codes(given, fasta, split_of)
+            regions = [
+                attribution.Region(name, own, split=split)
+                for name, own, split in zip(names, codes, splits or [""] * len(codes), strict=True)
+            ]
+            return attribution.attribute(self.members, regions, **options)
+        genes = self._chosen(gene_ids, given, links, fasta, split_of, manifest)["genes"]
+        regions = attribution.gene_regions(genes, self.members[0], roles)
+        return attribution.attribute(self.members, regions, genes=genes, **options)
+
+    def variants(
+        self,
+        path: PathLike,
+        genes: Table | GeneInputs,
+        links: Table | None = None,
+        *,
+        fasta: PathLike,
+        activity_model: "Model | None" = None,
+        split_of: Mapping[str, str] | None = None,
+        max_allele_bp: int = vcf.MAX_ALLELE_BP,
+        **options,
+    ) -> Scores:
+        """What the variants of a VCF do to elements and genes: `.table`, and `.dropped` with the
+        variants left out and why. Options are those of `analysis.variants.score_variants`.
+        """
+        self._require("expression", "activity and embed")
+        if not isinstance(genes, GeneInputs):
+            genes = self._gene_inputs(genes, links, fasta, split_of, None)
+        encoders = () if activity_model is None else activity_model.members
+        with Genome(fasta) as genome:
+            found, refused = vcf.read(path, genome, max_allele_bp=max_allele_bp)
+            scores = variants.score_variants(
+                self.members, genes, found, genome, activity_models=encoders, **options
+            )
+        dropped = pd.concat([refused, scores.dropped], ignore_index=True)
+        return scores._replace(dropped=dropped)
+
+    def mutagenesis(
+        self,
+        what: Genes | Sequences | None = None,
+        links: Table | None = None,
+        *,
+        gene_ids: Sequence[str] = (),
+        fasta: PathLike | Genome | None = None,
+        split_of: Mapping[str, str] | None = None,
+        manifest: Manifest | None = None,
+        **options,
+    ) -> list:
+        """Effects of every substitution: a list of `analysis.mutagenesis.Scan`.
+
+        Of an activity model: of sequences, given as in `activity`, or of `regions` of the genome
+        `fasta` (`analysis.mutagenesis.of_regions`). Of an expression model: of genes, given as in
+        `perturb` (`analysis.mutagenesis.of_genes`).
+        """
+        if self.members[0].info.model.kind == "expression":
+            genes = self._chosen(gene_ids, what, links, fasta, split_of, manifest)["genes"]
+            return mutagenesis.of_genes(self.members, genes, **options)
+        if "regions" in options:
+            return mutagenesis.of_regions(self.members, fasta, split_of=split_of, **options)
+        named = named_codes(what, fasta, split_of)
+        return mutagenesis.of_sequences(self.members, *named, **options)
 
     def activity(
         self,
@@ -162,7 +297,7 @@ class Model:
           ValueError: this is an expression model, or a sequence is longer than the window.
         """
         self._require("activity", "predict, attention and embed")
-        names, codes, splits = _named_codes(sequences, fasta, split_of)
+        names, codes, splits = named_codes(sequences, fasta, split_of)
         return activity.predict_activity(
             self.members,
             names,
@@ -192,7 +327,7 @@ class Model:
             sequence is longer than the window.
         """
         only = self._only()
-        names, codes, _ = _named_codes(sequences, fasta, None)
+        names, codes, _ = named_codes(sequences, fasta, None)
         window_bp = only.info.model.window_bp
         for name, own in zip(names, codes, strict=True):
             if not 0 < len(own) <= window_bp:
@@ -217,15 +352,22 @@ class Model:
             return inputs.from_records(list(genes), manifest, rule=rule)
         if fasta is None:
             raise ValueError("a table of genes was given without a genome; pass fasta=")
-        frame = _read(genes, "genes", functools.partial(tables.read_genes, labels=()))
+        frame = read_table(genes, "genes", functools.partial(tables.read_genes, labels=()))
         if links is not None:
-            links = _read(links, "links", functools.partial(tables.read_links, genes=frame))
+            links = read_table(links, "links", functools.partial(tables.read_links, genes=frame))
         promoter_bp = self.members[0].info.promoter_bp
         given = {"rule": rule, "promoter_bp": promoter_bp, "split_of": split_of}
         if isinstance(fasta, Genome):
             return inputs.from_tables(frame, links, fasta, **given)
         with Genome(fasta) as genome:
             return inputs.from_tables(frame, links, genome, **given)
+
+    def _chosen(self, gene_ids, genes, *given) -> dict[str, GeneInputs | pd.DataFrame]:
+        """Genes with these ids or names, and the promoters of all."""
+        if not isinstance(genes, GeneInputs):
+            genes = self._gene_inputs(genes, *given)
+        promoters = element_table.promoters_of(genes)
+        return {"genes": element_table.select(genes, gene_ids), "promoters": promoters}
 
     def _only(self) -> ensembles.Model:
         if len(self.members) > 1:
@@ -238,61 +380,6 @@ class Model:
         found = self.members[0].info.model.kind
         if found != kind:
             raise ValueError(f"this is an {found} model, which can {instead}; load an {kind} model")
-
-
-def _named_codes(
-    sequences: Sequences | None, fasta: PathLike | None, split_of: Mapping[str, str] | None
-) -> tuple[list[str], list[Codes], list[str] | None]:
-    """Names, codes, and splits where they are known."""
-    if sequences is None:
-        if fasta is None:
-            raise ValueError("there is nothing to predict; give sequences or fasta=")
-        return (*activity.read_fasta(fasta), None)
-    if isinstance(sequences, pd.DataFrame | os.PathLike) or fasta is not None:
-        return _of_windows(sequences, fasta, split_of or {})
-    if isinstance(sequences, Mapping):
-        return list(sequences), [_codes(own) for own in sequences.values()], None
-    if isinstance(sequences, str) or (
-        isinstance(sequences, np.ndarray) and sequences.dtype == np.uint8 and sequences.ndim == 1
-    ):
-        sequences = [sequences]
-    listed = list(sequences)
-    if listed and isinstance(listed[0], WindowExample):
-        splits = [example.split for example in listed]
-        return [example.name for example in listed], [e.sequence for e in listed], splits
-    return [str(row) for row in range(len(listed))], [_codes(own) for own in listed], None
-
-
-def _of_windows(windows, fasta, split_of):
-    frame = _read(windows, "windows", functools.partial(tables.read_windows, labels=()))
-    names = [str(name) for name in frame["name"]]
-    if "sequence" in frame:
-        return names, [_codes(own) for own in frame["sequence"]], list(frame["split"])
-    if fasta is None:
-        raise ValueError("windows are given by chrom, start and end; pass the genome as fasta=")
-    with Genome(fasta) as genome:
-        places = zip(frame["chrom"], frame["start"], frame["end"], strict=True)
-        codes = [genome.fetch(chrom, int(start), int(end)) for chrom, start, end in places]
-    splits = frame["split"] if "split" in frame else frame["chrom"]
-    return names, codes, [split_of.get(split, split) for split in splits]
-
-
-def _codes(own: str | np.ndarray) -> Codes:
-    return sequence.encode(own) if isinstance(own, str | bytes) else np.asarray(own, np.uint8)
-
-
-def _read(table: Table, what: str, reader: Callable[[PathLike], pd.DataFrame]) -> pd.DataFrame:
-    """A frame goes through the same checks as a file; errors name its line as that of `what`."""
-    if not isinstance(table, pd.DataFrame):
-        return reader(table)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{what}.tsv"
-        table.to_csv(path, sep="\t", index=False)
-        try:
-            frame = reader(path)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), f"the frame of {what}")) from None
-    return frame
 
 
 def _embed(model: ensembles.Model, codes: list[Codes], batch_size: int) -> np.ndarray:

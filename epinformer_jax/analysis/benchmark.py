@@ -2,15 +2,21 @@
 
 import argparse
 
-from epinformer_jax.analysis import benchmark_expression
+from epinformer_jax.analysis import benchmark_expression, benchmark_links, benchmark_satmut
 
 # Name -> module with DESCRIPTION, add_arguments and run.
-BENCHMARKS = {"expression": benchmark_expression}
+BENCHMARKS = {
+    "expression": benchmark_expression,
+    "links": benchmark_links,
+    "satmut": benchmark_satmut,
+}
 DESCRIPTION = """\
 Measure predictions, with baselines, intervals and controls beside them.
 
 Rows that a model was trained on are refused. For example:
-  epinformer benchmark expression --genes genes.tsv --links links.tsv --out DIR"""
+  epinformer benchmark expression --genes genes.tsv --links links.tsv --out DIR
+  epinformer benchmark links --truth truth.tsv --scores links.tsv --out DIR
+  epinformer benchmark satmut --model RUN_DIR --satmut elements.tsv.gz --out DIR"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,30 +5,30 @@ ensemble has to be asked for, and says which genes its members were trained on.
 """
 
 import argparse
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
 from absl import logging
 from jaxtyping import Float
 from tqdm import tqdm
 
-from epinformer_jax.analysis import ensembles, inputs, scales
+from epinformer_jax.analysis import distinct, ensembles, inputs, scales
+from epinformer_jax.analysis.distinct import KmerTable
 from epinformer_jax.analysis.ensembles import Ensemble, Model
 from epinformer_jax.analysis.inputs import GeneInputs
-from epinformer_jax.data import features, tables
-from epinformer_jax.data.batches import Plan
+from epinformer_jax.data import features, sequence, tables
 from epinformer_jax.data.elements import ElementRule
 from epinformer_jax.data.genome import Genome
 from epinformer_jax.data.loader import GeneSet
-from epinformer_jax.train import tasks
 
 BATCH_SIZE = 16
-MANY_GENES = 500
+# A gene's sequences that are encoded at once, and genes that attention runs on at once, in units of
+# the batch size: about as much memory.
+BASES_PER_GENE = 8192
+GENES_PER_GENE = 16
 DESCRIPTION = """\
 Predict expression of genes from a trained or converted model.
 
@@ -59,11 +59,15 @@ def predict_expression(
     force: bool = False,
     average_strands: bool = False,
     batch_size: int = BATCH_SIZE,
+    kmer_table: KmerTable = "auto",
     show_progress: bool = False,
 ) -> Expression:
     """Predicts every gene once, in the order given; see `ensembles.speakers` for who predicts it.
 
-    `average_strands` takes the mean over all sequences as they are and all reverse-complemented.
+    Each distinct sequence is encoded once for each model (and strand). `average_strands` takes the
+    mean over all sequences as they are and all reverse-complemented. `batch_size` bounds memory,
+    not time. `kmer_table` says whether a model's first block is read from a table (2.1 GB for the
+    published network, and seconds to make): `auto` where that is faster.
 
     Raises:
       ValueError: a signal is missing, signals are on another scale than in training (unless
@@ -75,21 +79,32 @@ def predict_expression(
     ids = [example.gene_id for example in genes.examples]
     speaking = ensembles.speakers(models, genes.splits, ids, ensemble)
     scales.check(models, genes, force=force)
-    strands = [genes, inputs.other_strand(genes)] if average_strands else [genes]
     schema, elements = features.from_dict(info.schema), info.model.slots - 1
-    strands = [inputs.on_scale_of(strand, schema, elements) for strand in strands]
-    data = strands[0]
-    plan = _plan(data, info.model, batch_size)
+    data = inputs.on_scale_of(genes, schema, elements)
+    own = distinct.distinct(data.sequences)
+    used = [own.of_genes(np.flatnonzero(mine)) for mine in speaking]
     values = np.where(speaking, 0.0, np.nan)
     attention = np.zeros((len(ids), info.model.slots))
-    total = int(speaking.sum()) * len(strands)
-    with tqdm(total=total, unit="gene", disable=not show_progress) as bar:
+    strands = [own.codes]
+    if average_strands:
+        strands.append([sequence.reverse_complement(codes) for codes in own.codes])
+    total = len(strands) * sum(len(chosen) for chosen in used)
+    with tqdm(total=total, unit="sequence", disable=not show_progress) as bar:
         for row, (model, mine) in enumerate(zip(models, speaking, strict=True)):
-            for strand in strands:
-                for chosen, prediction, weights in _run(model, strand, plan, np.flatnonzero(mine)):
-                    values[row, chosen] += prediction / len(strands)
-                    attention[chosen] += weights / len(strands)
-                    bar.update(len(chosen))
+            embedded = _embed(model, strands, used[row], kmer_table, batch_size, bar)
+            for embeddings in embedded:
+                for found in distinct.interact(
+                    model,
+                    embeddings,
+                    own.of_slot,
+                    data.link_features,
+                    data.gene_features,
+                    np.flatnonzero(mine),
+                    at_once=batch_size * GENES_PER_GENE,
+                ):
+                    slots = found.attention.shape[1]
+                    values[row, found.genes] += found.predictions / len(strands)
+                    attention[found.genes, :slots] += found.attention / len(strands)
     attention /= speaking.sum(axis=0)[:, None]
     return Expression(
         _prediction_table(models, genes, data, values, speaking),
@@ -111,6 +126,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--average-strands",
         action="store_true",
         help="mean of all sequences and their other strand",
+    )
+    parser.add_argument(
+        "--kmer-table",
+        choices=distinct.KMER_TABLES,
+        default="auto",
+        help="read the first layers from a table of all 11-mers, 2.1 GB and seconds to make for "
+        "each model; auto: where there is enough to encode and enough memory (default: auto)",
     )
 
 
@@ -188,6 +210,7 @@ def run(args: argparse.Namespace) -> int:
         force=args.force,
         average_strands=args.average_strands,
         batch_size=args.batch_size,
+        kmer_table=args.kmer_table,
         show_progress=True,
     )
     tables.write_table(result.predictions, args.out, float_format="%.7g")
@@ -218,35 +241,15 @@ def units_of(label_transform: dict[str, Any]) -> str:
     return f"{name}(x + {offset:g})" if name in ("log10", "log2", "ln") else name
 
 
-@functools.lru_cache(maxsize=8)
-def predict_step(objective: tasks.Objective):
-    """The jitted prediction (variables, batch) -> (predictions, mean attention)."""
-    return jax.jit(functools.partial(tasks.predict, objective))
-
-
-def _run(model: Model, data: GeneSet, plan: Plan, indices):
-    """Yields positions, predictions and attention, batch by batch."""
-    if not len(indices):
+def _embed(model: Model, strands, used, kmer_table: KmerTable, batch_size: int, bar):
+    """For each strand the embeddings of all sequences; only rows `used` are filled."""
+    if not len(used):
         return
-    step = predict_step(
-        tasks.Objective(model.info.model, "smooth_l1", unknown_base=model.info.unknown_base)
-    )
-    variables = jax.device_put(model.variables)
-    for first in range(0, len(indices), plan.batch_size):
-        chosen = indices[first : first + plan.batch_size]
-        prediction, attention = jax.device_get(step(variables, data.batch(chosen, plan)))
-        yield chosen, prediction[: len(chosen)], attention[: len(chosen)]
-
-
-def _plan(data: GeneSet, model: Any, batch_size: int) -> Plan:
-    return data.plan(
-        batch_size=min(batch_size, len(data)),
-        slots=model.slots,
-        window_bp=model.window_bp,
-        stride=model.encoder.stride,
-        margin_bp=model.encoder.reach_bp,
-        layouts=3 if len(data) > MANY_GENES else 1,  # each one takes seconds to compile
-    )
+    bases = len(strands) * sum(len(strands[0][i]) for i in used)
+    table = distinct.kmer_table(model, bases, kmer_table)
+    positions = batch_size * BASES_PER_GENE
+    for codes in strands:
+        yield distinct.embed(model, codes, table=table, positions=positions, chosen=used, bar=bar)
 
 
 def _prediction_table(models, genes, data, values: Float[np.ndarray, "M N"], speaking):
@@ -280,22 +283,23 @@ def _prediction_table(models, genes, data, values: Float[np.ndarray, "M N"], spe
 
 def _attention_table(genes: GeneInputs, data: GeneSet, attention) -> pd.DataFrame:
     names = list(genes.link_signal_names)
-    parts = []
-    for example, own, weights in zip(genes.examples, data.sequences, attention, strict=True):
-        count = len(own.codes) - 1
-        signals = example.link_signals[:count]
-        parts.append(
-            pd.DataFrame(
-                {
-                    "gene_id": example.gene_id,
-                    "chrom": example.chrom,
-                    "start": example.element_start[:count],
-                    "end": example.element_end[:count],
-                    "distance": example.distance_bp[:count],
-                    "activity": signals[:, names.index("activity")],
-                    "contact": signals[:, names.index("contact")],
-                    "attention": weights[1 : 1 + count],
-                }
-            )
-        )
-    return pd.concat(parts, ignore_index=True)
+    counts = np.array([len(own.codes) - 1 for own in data.sequences])
+    pairs = list(zip(genes.examples, counts, strict=True))
+
+    def of_links(field: str) -> np.ndarray:
+        return np.concatenate([getattr(example, field)[:count] for example, count in pairs])
+
+    signals = of_links("link_signals")
+    has_element = np.arange(1, attention.shape[1])[None] <= counts[:, None]
+    return pd.DataFrame(
+        {
+            "gene_id": np.repeat([example.gene_id for example in genes.examples], counts),
+            "chrom": np.repeat([example.chrom for example in genes.examples], counts),
+            "start": of_links("element_start"),
+            "end": of_links("element_end"),
+            "distance": of_links("distance_bp"),
+            "activity": signals[:, names.index("activity")],
+            "contact": signals[:, names.index("contact")],
+            "attention": attention[:, 1:][has_element],
+        }
+    )

@@ -3,8 +3,11 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from etils import epath
 
 MARKER = "manifest.json"
 
@@ -13,9 +16,18 @@ MARKER = "manifest.json"
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path in the same folder; it becomes `path` when the block ends well.
 
+    For a place in a bucket (gs://...) it is a local one, copied there at the end: objects appear
+    whole by themselves.
+
     Raises:
       OSError: the folder does not exist or cannot be written.
     """
+    if "://" in os.fspath(path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / epath.Path(path).name
+            yield temporary
+            epath.Path(path).write_bytes(temporary.read_bytes())
+        return
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:

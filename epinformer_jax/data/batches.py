@@ -27,7 +27,8 @@ LADDERS = {
     4: (0.4, 0.7, 0.9, 0.998),
     5: (0.3, 0.6, 0.8, 0.95, 0.998),
 }
-MAX_WIDTHS = 5
+MAX_WIDTHS = 5  # of one batch of genes
+MAX_ROW_WIDTHS = 12  # of rows that are encoded without their genes, each width on its own
 
 Batch = dict[str, Any]
 
@@ -162,7 +163,7 @@ def pack_genes(
     layout = plan.layout_for(np.bincount(width, minlength=len(plan.widths)))
     group, place = _assign(width, layout)
     rows = [
-        _pack_rows([flat[i] for i in members], plan.window_bp, w, capacity)
+        pack_rows([flat[i] for i in members], plan.window_bp, w, capacity)
         for w, capacity, members in _members(plan.widths, layout, group, place)
     ]
     first = np.concatenate([[0], np.cumsum(layout)[:-1]])
@@ -187,6 +188,73 @@ def pack_genes(
     }
 
 
+def most_unknown_kmers(genes: Sequence[Sequences], *, batch_size: int, width: int) -> int:
+    """Most windows of `width` bases, within their sequence, that hold an unknown base, in any batch
+    of these genes.
+    """
+    counts = np.zeros(len(genes), np.int64)
+    for row, gene in enumerate(genes):
+        for codes in gene.codes:
+            if len(codes) >= width and not codes.all():
+                unknown = np.concatenate([[0], np.cumsum(codes == 0)])
+                counts[row] += np.count_nonzero(unknown[width:] > unknown[:-width])
+    return int(np.sort(counts)[::-1][:batch_size].sum())
+
+
+class RowBatch(NamedTuple):
+    """Sequences that are encoded together, without their genes.
+
+    Attributes:
+      members: which they are.
+      width: their window, bases.
+      capacity: rows of the batch; as many for all batches of a width.
+    """
+
+    members: Int[np.ndarray, "N"]
+    width: int
+    capacity: int
+
+
+def row_batches(
+    lengths: Int[np.ndarray, "N"],
+    *,
+    window_bp: int,
+    stride: int,
+    margin_bp: int,
+    positions: int,
+    compile_cost: int,
+    chosen: Int[np.ndarray, "M"] | None = None,
+) -> list[RowBatch]:
+    """Deals sequences to batches of few shapes, of about `positions` bases each with their padding.
+
+    Each width is compiled once, which is taken to cost as much as computing `compile_cost`
+    positions. With `chosen` only these sequences are dealt; widths suit all, and capacities are
+    rounded, so that other choices of about as many meet the same shapes.
+
+    Raises:
+      ValueError: a sequence is longer than the window.
+    """
+    if not len(lengths):
+        return []
+    if max(lengths) > window_bp:
+        raise ValueError(f"a sequence of {max(lengths)} bases does not fit window_bp={window_bp}")
+    needed = _needed(lengths, margin_bp, window_bp)
+    widths = _choose_widths(needed, window_bp, 2 * stride, most=MAX_ROW_WIDTHS, each=compile_cost)
+    dealt = np.arange(len(lengths)) if chosen is None else chosen
+    width_of = np.searchsorted(widths, needed[dealt])
+    found = []
+    for k, width in enumerate(widths):
+        members = dealt[width_of == k]
+        if len(members):
+            count = -(-len(members) // max(1, positions // width))
+            rows = -(-len(members) // count)
+            step = max(CAPACITY_STEP, 2 ** (rows.bit_length() - 3))
+            capacity = -(-rows // step) * step
+            starts = np.arange(capacity, len(members), capacity)
+            found += [RowBatch(part, width, capacity) for part in np.split(members, starts)]
+    return found
+
+
 def pack_windows(
     codes: Sequence[UInt8[np.ndarray, "_"]],
     labels: Float[np.ndarray, "N"],
@@ -197,11 +265,16 @@ def pack_windows(
     """One batch for the activity model (fields of model.packing.PackedWindows); sequences are
     centred in the window.
     """
-    rows = _pack_rows(list(codes), window_bp, window_bp, batch_size)
+    rows = pack_rows(list(codes), window_bp, window_bp, batch_size)
     return {"rows": rows, "labels": _fill(np.asarray(labels, np.float32), batch_size)}
 
 
-def _pack_rows(codes: list, window_bp: int, width: int, capacity: int) -> Batch:
+def pack_rows(
+    codes: Sequence[UInt8[np.ndarray, "_"]], window_bp: int, width: int, capacity: int
+) -> Batch:
+    """Sequences in the middle of windows of one width (fields of model.packing.PackedRows), filled
+    up to `capacity` rows with weight 0.
+    """
     bases = np.zeros((capacity, width), np.uint8)
     offset = np.zeros(capacity, np.int32)
     length = np.zeros(capacity, np.int32)
@@ -241,24 +314,26 @@ def _needed(lengths, margin_bp: int, window_bp: int):
     return np.minimum(np.asarray(lengths) + 2 * margin_bp + 1, window_bp)
 
 
-def _choose_widths(needed, window_bp: int, step: int) -> list[int]:
-    """At most MAX_WIDTHS widths from window_bp down in `step`s, the full one always, minimising
-    total positions.
+def _choose_widths(
+    needed, window_bp: int, step: int, *, most: int = MAX_WIDTHS, each: int = 0
+) -> list[int]:
+    """At most `most` widths from window_bp down in `step`s, the full one always, minimising total
+    positions, where a width more counts as `each`.
     """
     candidates = np.arange(window_bp, max(needed.min() - step, 0), -step)[::-1]
     counts = np.bincount(np.searchsorted(candidates, needed), minlength=len(candidates))
     below = np.concatenate([[0], np.cumsum(counts)])
     n = len(candidates)
     # cost[k][j]: fewest positions for all rows up to candidate j, with j chosen and k widths in all
-    cost = np.full((MAX_WIDTHS + 1, n), np.inf)
-    previous = np.full((MAX_WIDTHS + 1, n), -1)
+    cost = np.full((most + 1, n), np.inf)
+    previous = np.full((most + 1, n), -1)
     cost[1] = below[1:] * candidates
-    for k in range(2, MAX_WIDTHS + 1):
+    for k in range(2, most + 1):
         for j in range(k - 1, n):
             options = cost[k - 1, :j] + (below[j + 1] - below[1 : j + 1]) * candidates[j]
             best = int(np.argmin(options))
             cost[k, j], previous[k, j] = options[best], best
-    k = int(np.argmin(cost[:, n - 1]))
+    k = int(np.argmin(cost[:, n - 1] + each * np.arange(len(cost))))
     chosen, j = [], n - 1
     while j >= 0:
         chosen.append(int(candidates[j]))
@@ -272,9 +347,13 @@ def _suffix_sums(counts):
 
 
 def _capacities(demand) -> tuple[int, ...]:
-    total = np.ceil(np.asarray(demand) / CAPACITY_STEP).astype(int) * CAPACITY_STEP
+    total = _round_up(np.asarray(demand))
     total = np.maximum.accumulate(total[::-1])[::-1]
     return tuple(int(c) for c in total - np.append(total[1:], 0))
+
+
+def _round_up(count):
+    return np.ceil(count / CAPACITY_STEP).astype(int) * CAPACITY_STEP
 
 
 def _fill(values, size: int):

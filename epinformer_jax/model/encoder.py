@@ -70,7 +70,14 @@ class Block(nnx.Module):
 
     def finish(self, x, factor, shift, dtype: str):
         """From the convolution's output to the block's output."""
-        pooled = layers.elu(layers.max_pool(layers.affine(x, factor, shift)))
+        return self.with_residual(
+            layers.elu(layers.max_pool(layers.affine(x, factor, shift))), dtype
+        )
+
+    def with_residual(
+        self, pooled: Float[Array, "*leading C"], dtype: str
+    ) -> Float[Array, "*leading C"]:
+        """The last step of `finish`."""
         return pooled + layers.elu(self.residual(pooled, dtype))
 
 
@@ -104,29 +111,56 @@ class Encoder(nnx.Module):
         """Runs all groups through all blocks; with `train` BatchNorm uses and updates batch
         statistics.
         """
+        groups, background = self.first_convolution(groups, background, dtype=dtype)
+        return self.from_first_convolution(
+            groups, background, train=train, statistics=statistics, dtype=dtype
+        )
+
+    def first_convolution(
+        self, groups: list[Group], background: Background | None, *, dtype: str
+    ) -> tuple[list[Group], Background | None]:
+        """From bases to the first block's convolution (model/kmer_training.py has the same by
+        tables).
+        """
         groups = [g._replace(x=layers.elu(self.stem(g.x, same=True, dtype=dtype))) for g in groups]
         if background is not None:
             background = background._replace(
                 x=layers.elu(self.stem(background.x, same=True, dtype=dtype))
             )
-        for block in self.blocks:
-            groups = [_convolve(block.conv, g, background, dtype) for g in groups]
-            if background is not None:
-                background = background._replace(x=block.conv(background.x, same=True, dtype=dtype))
-            if train:
-                factor, shift = block.norm.fit(weighted_parts(groups, background, statistics))
-            else:
-                factor, shift = block.norm.fixed()
-            groups = [
-                g._replace(
-                    x=block.finish(g.x, factor, shift, dtype),
-                    start=g.start // 2,
-                    bases=g.bases * 2,
-                )
-                for g in groups
-            ]
-            if background is not None:
-                background = background._replace(x=block.finish(background.x, factor, shift, dtype))
+        return _convolved(self.blocks[0].conv, groups, background, dtype)
+
+    def from_first_convolution(
+        self,
+        groups: list[Group],
+        background: Background | None,
+        *,
+        train: bool,
+        statistics: str = "padded",
+        dtype: str = "float32",
+    ) -> tuple[list[Group], Background | None]:
+        """The rest of the encoder behind `first_convolution`."""
+        groups, background = _finished(
+            self.blocks[0], groups, background, train=train, statistics=statistics, dtype=dtype
+        )
+        return self.from_first_block(
+            groups, background, train=train, statistics=statistics, dtype=dtype
+        )
+
+    def from_first_block(
+        self,
+        groups: list[Group],
+        background: Background | None,
+        *,
+        train: bool,
+        statistics: str = "padded",
+        dtype: str = "float32",
+    ) -> tuple[list[Group], Background | None]:
+        """The rest of the encoder behind its first block (model/kmers.py has that as a table)."""
+        for block in self.blocks[1:]:
+            groups, background = _convolved(block.conv, groups, background, dtype)
+            groups, background = _finished(
+                block, groups, background, train=train, statistics=statistics, dtype=dtype
+            )
         return groups, background
 
 
@@ -180,6 +214,29 @@ def _real_positions(group: Group) -> Float[Array, "N W"]:
     end = (group.offset + group.length)[:, None]
     holds_base = (first < end) & (first + group.bases > group.offset[:, None])
     return group.row_weight[:, None] * holds_base
+
+
+def _convolved(conv, groups, background: Background | None, dtype: str):
+    """One convolution of all groups and of the background."""
+    groups = [_convolve(conv, g, background, dtype) for g in groups]
+    if background is not None:
+        background = background._replace(x=conv(background.x, same=True, dtype=dtype))
+    return groups, background
+
+
+def _finished(block: Block, groups, background, *, train: bool, statistics: str, dtype: str):
+    """From a block's convolution to its output, with batch statistics of all parts in training."""
+    if train:
+        factor, shift = block.norm.fit(weighted_parts(groups, background, statistics))
+    else:
+        factor, shift = block.norm.fixed()
+    groups = [
+        g._replace(x=block.finish(g.x, factor, shift, dtype), start=g.start // 2, bases=g.bases * 2)
+        for g in groups
+    ]
+    if background is not None:
+        background = background._replace(x=block.finish(background.x, factor, shift, dtype))
+    return groups, background
 
 
 def _convolve(conv, group: Group, background: Background | None, dtype: str) -> Group:

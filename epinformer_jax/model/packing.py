@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from epinformer_jax.model import kmer_training, kmers
 from epinformer_jax.model.encoder import Background, Rows, groups_of
 from epinformer_jax.model.epinformer import Activity, Expression
 
@@ -127,26 +128,89 @@ def embed_genes(
     flip: bool = False,
     shift_bp: int = 0,
     other_strand: bool = False,
+    unknown_kmers: int | None = None,
+    table: kmers.Table | None = None,
 ) -> Float[Array, "B S D"]:
     """Embeddings of all slots of a packed batch; empty slots repeat some row and must stay masked.
 
     With `key`, for training: `flip` puts every sequence on a strand drawn anew, `shift_bp` moves it
     by up to so many bases; windows must have been planned with that much more margin.
     `other_strand` embeds the reverse complement of every sequence.
+
+    Two ways around the first layers, equal in value: with `unknown_kmers` the first convolution is
+    summed from tables made here (model/kmer_training.py); in evaluation, a `table` of these weights
+    answers for the first block (model/kmers.py), if every base of every sequence is known.
     """
-    dtype = model.head.output.kernel.dtype
-    window = model.config.window_bp
-    rows = [expand(r, unknown=unknown, dtype=dtype) for r in batch.rows]
+    config, dtype = model.config, model.head.output.kernel.dtype
+    hard = unknown_kmers is not None or table is not None
+    rows = [expand(r, unknown=0.0 if hard else unknown, dtype=dtype) for r in batch.rows]
     if other_strand:
         rows = [flipped(r, jnp.ones(r.offset.shape, bool)) for r in rows]
     if key is not None:
         keys = jax.random.split(key, len(rows))
         rows = [augmented(r, k, flip, shift_bp) for r, k in zip(rows, keys, strict=True)]
-    groups = groups_of(rows, window)
-    nothing = jnp.zeros((1, window, 4), dtype)
-    background = Background(nothing, batch.empty_rows.astype(dtype))
-    parts = model.embed(groups, background, train=train, train_encoder=train_encoder)
-    return jnp.concatenate(parts)[batch.row_of_slot]
+    empty_rows = batch.empty_rows.astype(dtype)
+    if table is not None:
+        groups, background = _tower_by_table(model, table, rows, empty_rows, unknown)
+    elif unknown_kmers is not None:
+        groups, background = kmer_training.first_convolution(
+            model.encoder,
+            rows,
+            empty_rows,
+            window_bp=config.window_bp,
+            unknown=unknown,
+            unknown_kmers=unknown_kmers,
+            dtype=config.compute_dtype,
+        )
+        groups, background = model.encoder.from_first_convolution(
+            groups,
+            background,
+            train=train and train_encoder,
+            statistics=config.statistics,
+            dtype=config.compute_dtype,
+        )
+    else:
+        nothing = Background(jnp.zeros((1, config.window_bp, 4), dtype), empty_rows)
+        parts = model.embed(
+            groups_of(rows, config.window_bp), nothing, train=train, train_encoder=train_encoder
+        )
+        return jnp.concatenate(parts)[batch.row_of_slot]
+    return jnp.concatenate(model.summarise(groups, background, train=train))[batch.row_of_slot]
+
+
+def embed_rows(
+    model: Expression, rows: PackedRows, *, unknown: float, table: kmers.Table | None = None
+) -> Float[Array, "N D"]:
+    """Embeddings of rows of one width, in evaluation mode.
+
+    With a `table` of the model's weights the first block is read from it; then every base inside
+    the sequences must be known.
+    """
+    config, dtype = model.config, model.head.output.kernel.dtype
+    bases = expand(rows, unknown=unknown if table is None else 0.0, dtype=dtype)
+    no_rows = jnp.zeros((), dtype)
+    if table is None:
+        nothing = Background(jnp.zeros((1, config.window_bp, 4), dtype), no_rows)
+        return model.embed(groups_of([bases], config.window_bp), nothing, train=False)[0]
+    groups, background = _tower_by_table(model, table, [bases], no_rows, unknown)
+    return model.summarise(groups, background, train=False)[0]
+
+
+def _tower_by_table(model: Expression, table, rows: list[Rows], empty_rows, unknown: float):
+    config = model.config
+    groups = [
+        kmers.first_block(
+            model.encoder,
+            table,
+            r,
+            window_bp=config.window_bp,
+            unknown=unknown,
+            dtype=config.compute_dtype,
+        )
+        for r in rows
+    ]
+    nothing = Background(table.nothing[None].astype(empty_rows.dtype), empty_rows)
+    return model.encoder.from_first_block(groups, nothing, train=False, dtype=config.compute_dtype)
 
 
 def express(
@@ -160,6 +224,8 @@ def express(
     flip: bool = False,
     shift_bp: int = 0,
     other_strand: bool = False,
+    unknown_kmers: int | None = None,
+    table: kmers.Table | None = None,
 ) -> tuple[Float[Array, "B"], Float[Array, "B K S"]]:
     """Expression and attention of a packed batch; equal to the dense model on the same genes."""
     embeddings = embed_genes(
@@ -172,6 +238,8 @@ def express(
         flip=flip,
         shift_bp=shift_bp,
         other_strand=other_strand,
+        unknown_kmers=unknown_kmers,
+        table=table,
     )
     dtype = embeddings.dtype
     return model.interact(

@@ -3,90 +3,58 @@ predictions pooled.
 
 One fold is a cross-validation with one fold. For each: the encoder is pre-trained on the fold's own
 training chromosomes (or read from a directory, after a check for leakage), transplanted, the
-expression model trained, its test genes predicted.
+expression model trained, its test genes predicted. Folds run side by side where there are devices
+for it.
 """
 
+import contextlib
 import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 import numpy as np
 from absl import logging
-from jaxtyping import Int
+from jax.sharding import Mesh
 
 from epinformer_jax.data import features as features_lib
 from epinformer_jax.data import folds as folds_lib
-from epinformer_jax.data import loader
-from epinformer_jax.data.batches import Plan
+from epinformer_jax.data import label_scale, loader
 from epinformer_jax.data.folds import Fold
-from epinformer_jax.data.loader import GeneSet, Stream, WindowSet, load_genes, load_windows, stream
 from epinformer_jax.data.records import Manifest
 from epinformer_jax.model import functional
 from epinformer_jax.model.functional import Variables
-from epinformer_jax.train import evaluation, loop, networks, rundir, tasks
+from epinformer_jax.train import (
+    devices,
+    distributed,
+    encoder_cache,
+    evaluation,
+    loop,
+    networks,
+    rundir,
+    side_by_side,
+    tasks,
+)
 from epinformer_jax.train.checkpoint import ModelInfo, load_model
+from epinformer_jax.train.examples import Genes, Windows, read_genes, read_windows
 
 FIRST_STAGE = "stage_1"  # folder of the first of two stages, in the fold's
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-@dataclasses.dataclass(frozen=True)
-class Genes:
-    """A gene set with its batch plan, as the loop wants it."""
+class Place(NamedTuple):
+    """Where a fold trains and what it leaves there: its folder, the run's id, its devices."""
 
-    manifest: Manifest
-    data: GeneSet
-    layout: Plan
-    schema: features_lib.FeatureSchema
-    seed: int
-
-    @property
-    def labels(self) -> np.ndarray:
-        """The measured value of each example."""
-        return self.data.labels
-
-    def stream(self, indices: Int[np.ndarray, "N"], *, shuffle: bool) -> Stream:
-        """Batches of the genes at `indices`."""
-
-        def pack(chosen):
-            return self.data.batch(chosen, self.layout)
-
-        size = self.layout.batch_size
-        return stream(indices, pack, batch_size=size, seed=self.seed, shuffle=shuffle)
+    directory: os.PathLike
+    run_id: str
+    mesh: Mesh | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Windows:
-    """A window set, as the loop wants it.
-
-    With `strands` both, training has each window on either strand; `random` ones are drawn on the
-    device, in model.packing.
-    """
-
-    manifest: Manifest
-    data: WindowSet
-    batch_size: int
-    strands: str
-    seed: int
-
-    @property
-    def labels(self) -> np.ndarray:
-        """The measured value of each example."""
-        return self.data.labels
-
-    def stream(self, indices: Int[np.ndarray, "N"], *, shuffle: bool) -> Stream:
-        """Batches of the windows at `indices`."""
-
-        def pack(chosen):
-            return self.data.batch(chosen, self.batch_size)
-
-        if shuffle and self.strands == "both":
-            indices = np.concatenate([indices, indices + len(self.data)])
-        return stream(indices, pack, batch_size=self.batch_size, seed=self.seed, shuffle=shuffle)
-
-
-def run(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
+def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> os.PathLike:
     """Trains and predicts all folds of a checked configuration; returns the run directory.
 
     Leaves what the report reads: tables and metrics for each fold and pooled. A killed run goes on
@@ -94,72 +62,44 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> Path:
 
     Raises:
       ValueError: data, folds or run directory do not fit the configuration.
+      Preempted: the process was asked to end; each fold has saved where it stood.
     """
-    workdir = Path(workdir)
+    workdir = rundir.folder(workdir)
     needs_windows = config.task == "activity" or config.encoder.source == "pretrain"
     networks.check(config)
+    _label_transform(config)
     evaluation.read_ceiling(config.data.ceiling)
-    genes = _load_genes(config) if config.task == "expression" else None
-    windows = _load_windows(config) if needs_windows else None
+    genes = read_genes(config) if config.task == "expression" else None
+    windows = read_windows(config) if needs_windows else None
     loaded = {"windows": windows, "genes": genes}  # last what is tested
     fingerprints = {k: part.manifest.fingerprint for k, part in loaded.items() if part is not None}
-    folds = _folds(config, [part for part in loaded.values() if part is not None])
+    folds = folds_of(config, [part for part in loaded.values() if part is not None])
     if config.encoder.source == "directory":
         for fold in folds:  # a leak in the last fold must not wait for the others' training
             _encoder_from(config, fold)
     run_id = rundir.open_run(workdir, config.to_dict(), fingerprints)
-    tables = []
-    for fold in folds:
-        directory = workdir / fold.name
-        directory.mkdir(exist_ok=True)
+
+    def train(fold: Fold, mesh: Mesh):
+        place = Place(workdir / fold.name, run_id, mesh)
+        rundir.make(place.directory)
         if config.task == "activity":
-            _, table = _train_activity(config, fold, windows, directory, run_id)
-        else:
-            table = _train_expression(config, fold, genes, windows, directory, run_id)
-        tables.append(table)
-    evaluation.pool(config, workdir, folds, tables, genes, windows)
+            return _train_activity(config, fold, windows, place)[1]
+        return _train_expression(config, fold, genes, windows, place)
+
+    meshes = devices.places(len(folds), parallel=config.train.folds_in_parallel)
+    with distributed.stops_on_sigterm():
+        tables = side_by_side.run(train, folds, meshes)
+    if distributed.is_lead():
+        evaluation.pool(config, workdir, folds, tables, genes, windows)
     return workdir
 
 
-def _load_genes(config) -> Genes:
-    schema = features_lib.schema(config.features.schema, config.features.preset)
-    manifest, data = load_genes(
-        config.data.genes,
-        schema=schema,
-        label=config.data.label,
-        max_elements=config.model.max_elements,
-        control=config.data.control,
-        seed=config.seed,
-    )
-    for name, built in (("window_bp", manifest.window_bp), ("promoter_bp", manifest.promoter_bp)):
-        if built > config.model.window_bp:
-            raise ValueError(
-                f"{config.data.genes} was built with {name}={built}, wider than "
-                "config.model.window_bp="
-                f"{config.model.window_bp}; widen the model's window or build again"
-            )
-    encoder = networks.encoder_config(config)
-    layout = data.plan(
-        batch_size=config.train.batch_size,
-        slots=1 + config.model.max_elements,
-        window_bp=config.model.window_bp,
-        stride=encoder.stride,
-        margin_bp=encoder.reach_bp + config.data.shift_bp,
-        layouts=config.train.layouts,
-    )
-    return Genes(manifest, data, layout, schema, config.seed)
+def folds_of(config, loaded) -> list[Fold]:
+    """The folds a configuration names, for the data sets `loaded` (the last is what is tested).
 
-
-def _load_windows(config) -> Windows:
-    manifest, data = load_windows(
-        config.data.windows,
-        label=config.data.activity_label,
-        window_bp=config.model.activity_window_bp,
-    )
-    return Windows(manifest, data, config.pretrain.batch_size, config.data.strands, config.seed)
-
-
-def _folds(config, loaded) -> list[Fold]:
+    Raises:
+      ValueError: a role without examples, or examples that two folds test.
+    """
     if config.data.folds == "published":
         table = folds_lib.published_folds()
     else:
@@ -183,14 +123,19 @@ def _folds(config, loaded) -> list[Fold]:
     return folds
 
 
-def _train_activity(config, fold: Fold, windows: Windows, directory: Path, run_id: str):
-    model = networks.activity_config(config)
-    objective = tasks.Objective(
-        model,
+def activity_objective(config) -> tasks.Objective:
+    """What training the activity model minimises."""
+    return tasks.Objective(
+        networks.activity_config(config),
         config.pretrain.loss,
         shift_bp=config.data.shift_bp,
         flip=config.data.strands == "random",
     )
+
+
+def _train_activity(config, fold: Fold, windows: Windows, place: Place):
+    objective = activity_objective(config)
+    model = objective.model
     start = functional.init(model, seed=config.seed)
     if config.task == "activity" and config.encoder.source == "directory":
         start = functional.transplant_encoder(_encoder_from(config, fold), start)
@@ -212,31 +157,75 @@ def _train_activity(config, fold: Fold, windows: Windows, directory: Path, run_i
         start,
         windows,
         parts,
-        directory,
+        place,
         info,
         name=f"{fold.name} activity",
-        run_id=run_id,
     )
     prediction, _ = loop.predict_all(
         objective,
         result.variables,
         windows.stream(parts["test"], shuffle=False),
         len(parts["test"]),
+        mesh=place.mesh,
     )
     table = evaluation.window_table(windows.data, parts["test"], fold.name, prediction)
-    evaluation.write_fold(directory, config, result, table, info)
+    evaluation.write_fold(place.directory, config, result, table, info)
     return result.variables, table
 
 
-def _train_expression(config, fold, genes: Genes, windows, directory: Path, run_id: str):
+def _train_expression(config, fold, genes: Genes, windows, place: Place):
     start = functional.init(networks.expression_config(config, genes.schema), seed=config.seed)
-    encoder = _encoder_weights(config, fold, windows, directory, run_id)
+    encoder = _encoder_weights(config, fold, windows, place)
     if encoder is not None:
         start = functional.transplant_encoder(encoder, start)
-    for stage in _stages(config, genes, directory):
-        stage.directory.mkdir(exist_ok=True)
-        start, table = _train_stage(config, fold, stage, start, run_id)
+    with _encoder_cache(config, fold, genes, start, place) as with_cache:
+        for stage in _stages(config, genes, place):
+            rundir.make(stage.place.directory)
+            start, table = _train_stage(config, fold, stage, start, with_cache)
     return table
+
+
+@contextlib.contextmanager
+def _encoder_cache(
+    config, fold: Fold, genes: Genes, start: Variables, place: Place
+) -> Iterator[Callable[[Genes], loop.Examples]]:
+    """Yields what puts a frozen encoder's outputs into batches, or leaves them as they are.
+
+    The files go when the block ends well; a fold that is stopped finds them when it goes on.
+    """
+    setting, objective = config.train.encoder_cache, expression_objective(config, genes)
+    if setting == "off" or objective.encoder != "frozen":
+        yield lambda examples: examples
+        return
+    folder, mesh = _scratch(config, fold, place), place.mesh
+    if jax.process_count() > 1:  # each process makes and reads its own
+        folder = folder / f"process_{jax.process_index()}"
+        mesh = devices.mesh_of(jax.local_devices())
+    cache = encoder_cache.EncoderCache(
+        objective,
+        start,
+        genes.data.sequences,
+        genes.layout,
+        folder,
+        dtype=config.train.encoder_cache_dtype,
+        mesh=mesh,
+    )
+    reason = encoder_cache.obstacle(setting, objective, cache)
+    if not distributed.all_agree(not reason):
+        logging.info("%s: encoder outputs are not cached: %s", fold.name, reason or "another host")
+        yield lambda examples: examples
+        return
+    yield lambda examples: encoder_cache.CachedExamples(examples, cache)
+    cache.delete()
+
+
+def _scratch(config, fold: Fold, place: Place) -> Path:
+    """A local folder for this fold's cache: in its own folder unless configured or on no disk."""
+    stated = config.train.encoder_cache_directory
+    if not stated and not rundir.is_remote(place.directory):
+        return Path(place.directory) / "encoder_cache"
+    base = Path(stated or tempfile.gettempdir()) / "epinformer_jax_encoder_cache"
+    return base / place.run_id[:12] / fold.name
 
 
 class _Stage(NamedTuple):
@@ -245,40 +234,63 @@ class _Stage(NamedTuple):
     name: str
     genes: Genes
     settings: ml_collections.ConfigDict
-    directory: Path
+    place: Place
 
 
-def _stages(config, genes: Genes, directory: Path) -> list[_Stage]:
+def _stages(config, genes: Genes, place: Place) -> list[_Stage]:
     """One stage; or two, of which the first has no promoter signals (spec 4.1)."""
     if not config.second_stage.epochs:
-        return [_Stage("expression", genes, config.train, directory)]
+        return [_Stage("expression", genes, config.train, place)]
     silent = features_lib.without_promoter_signals(genes.schema)
     data = loader.with_schema(genes.data, genes.manifest, silent)
     first = dataclasses.replace(genes, data=data, schema=silent)
     settings = ml_collections.ConfigDict({**config.train, **config.second_stage})
+    first_place = place._replace(directory=place.directory / FIRST_STAGE)
     return [
-        _Stage("expression, stage 1", first, config.train, directory / FIRST_STAGE),
-        _Stage("expression, stage 2", genes, settings, directory),
+        _Stage("expression, stage 1", first, config.train, first_place),
+        _Stage("expression, stage 2", genes, settings, place),
     ]
 
 
-def _train_stage(config, fold: Fold, stage: _Stage, start: Variables, run_id: str):
-    genes = stage.genes
+def expression_objective(config, genes: Genes) -> tasks.Objective:
+    """What training the expression model minimises."""
     model = networks.expression_config(config, genes.schema)
-    objective = tasks.Objective(
+    return tasks.Objective(
         model,
         config.train.loss,
         config.encoder.mode,
         genes.schema.unknown_base,
         flip=config.data.flip,
         shift_bp=config.data.shift_bp,
+        unknown_kmers=tasks.unknown_kmers(
+            config.train.first_convolution, model, genes.data.sequences, genes.layout
+        ),
     )
+
+
+def _label_transform(config) -> dict[str, Any]:
+    """How the label was made, as the model will say it.
+
+    Raises:
+      ValueError: the configuration states it in a way that is not known.
+    """
+    stated = config.data.label_transform
+    try:
+        made = label_scale.read_transform(stated) if stated else {}
+    except ValueError as error:
+        raise ValueError(f"config.data.label_transform: {error}") from None
+    return {"unit": config.data.label_unit, **made}
+
+
+def _train_stage(config, fold: Fold, stage: _Stage, start: Variables, with_cache):
+    genes, place = stage.genes, stage.place
+    objective, examples = expression_objective(config, genes), with_cache(genes)
     parts = {role: genes.data.where(getattr(fold, role)) for role in ("train", "valid", "test")}
     info = ModelInfo(
-        model=model,
+        model=objective.model,
         schema=genes.schema.to_dict(),
         label=config.data.label,
-        label_transform={"unit": config.data.label_unit},
+        label_transform=_label_transform(config),
         unknown_base=genes.schema.unknown_base,
         element_rule={**genes.manifest.element_rule, "max_elements": config.model.max_elements},
         chromosomes=_chromosomes(fold, genes.manifest),
@@ -295,39 +307,42 @@ def _train_stage(config, fold: Fold, stage: _Stage, start: Variables, run_id: st
         config.seed,
         objective,
         start,
-        genes,
+        examples,
         parts,
-        stage.directory,
+        place,
         info,
         name=f"{fold.name} {stage.name}",
-        run_id=run_id,
     )
     test = parts["test"]
     prediction, attention = loop.predict_all(
-        objective, result.variables, genes.stream(test, shuffle=False), len(test)
+        objective,
+        result.variables,
+        examples.stream(test, shuffle=False),
+        len(test),
+        mesh=place.mesh,
     )
     table = evaluation.gene_table(genes.data, test, fold.name, prediction)
     links = evaluation.attention_table(
         genes.data, genes.manifest.link_signal_names, test, attention
     )
-    rundir.write_tsv(stage.directory / "attention.tsv", links)
-    evaluation.write_fold(stage.directory, config, result, table, info)
+    rundir.write_tsv(place.directory / "attention.tsv", links)
+    evaluation.write_fold(place.directory, config, result, table, info)
     return result.variables, table
 
 
-def _encoder_weights(config, fold, windows, directory, run_id) -> Variables | None:
+def _encoder_weights(config, fold, windows, place: Place) -> Variables | None:
     if config.encoder.source == "none":
         return None
     if config.encoder.source == "pretrain":
-        folder = directory / "encoder"
-        folder.mkdir(exist_ok=True)
-        return _train_activity(config, fold, windows, folder, run_id)[0]
+        folder = place.directory / "encoder"
+        rundir.make(folder)
+        return _train_activity(config, fold, windows, place._replace(directory=folder))[0]
     return _encoder_from(config, fold)
 
 
 def _encoder_from(config, fold: Fold) -> Variables:
     """The encoder of config.encoder.directory (its fold, if it has folds), checked for leakage."""
-    folder = Path(config.encoder.directory)
+    folder = rundir.folder(config.encoder.directory)
     if (folder / fold.name).is_dir():
         folder = folder / fold.name
     if (folder / "encoder").is_dir():
@@ -378,7 +393,7 @@ def check_leakage(info: ModelInfo, fold: Fold, name: str) -> None:
         )
 
 
-def _fit(settings, seed, objective, start, examples, parts, directory, info, *, name, run_id):
+def _fit(settings, seed, objective, start, examples, parts, place: Place, info, *, name):
     optimizer = loop.OptimizerSpec(
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -397,10 +412,11 @@ def _fit(settings, seed, objective, start, examples, parts, directory, info, *, 
         examples,
         parts["train"],
         parts["valid"],
-        directory,
+        place.directory,
         info,
         name=name,
-        run_id=run_id,
+        run_id=place.run_id,
+        mesh=place.mesh,
     )
 
 

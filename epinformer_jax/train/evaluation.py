@@ -7,8 +7,8 @@ are fitted on the same fold's training examples.
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,9 @@ def attention_table(
     return table.sort_values(["gene_id", "start"], kind="stable", ignore_index=True)
 
 
-def write_fold(directory: Path, config, result, table: pd.DataFrame, info: ModelInfo) -> None:
+def write_fold(
+    directory: os.PathLike, config, result, table: pd.DataFrame, info: ModelInfo
+) -> None:
     """Configuration, model description, history, test predictions and metrics of one fold."""
     rundir.write_json(directory / "config.json", config.to_dict())
     rundir.write_json(directory / "model.json", info.to_dict())
@@ -119,7 +121,7 @@ def write_fold(directory: Path, config, result, table: pd.DataFrame, info: Model
 
 def pool(
     config,
-    workdir: Path,
+    workdir: os.PathLike,
     folds: Sequence[Fold],
     tables: Sequence[pd.DataFrame],
     genes: Any,
@@ -186,7 +188,7 @@ def read_ceiling(path: str) -> float | None:
     if not path:
         return None
     try:
-        return float(json.loads(Path(path).read_text())["noise_ceiling_pearson"])
+        return float(json.loads(rundir.folder(path).read_text())["noise_ceiling_pearson"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: expected JSON with a number noise_ceiling_pearson ({error!r})"

@@ -2,30 +2,37 @@
 
 Order, layouts and dropout depend on (seed, step) alone, and everything that decides is stored with
 each checkpoint, so a run that was killed and started again ends with the same weights as one that
-was not.
+was not. A run that is asked to end (SIGTERM) saves within its epoch and goes on from there.
 """
 
 import dataclasses
 import functools
 import math
+import os
 import time
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from epinformer_jax.data.batches import Batch
 from epinformer_jax.data.loader import Stream
 from epinformer_jax.model.functional import Tree, Variables
-from epinformer_jax.train import metrics, tasks
+from epinformer_jax.train import distributed, metrics, tasks
 from epinformer_jax.train.checkpoint import Checkpoints, ModelInfo, Restored
+from epinformer_jax.train.devices import (
+    all_devices,
+    prefetched,
+    put_replicated,
+    replicated,
+    waits_each_step,
+)
 
 CHECK_EVERY_STEPS = 50  # how often losses are fetched and tested for NaN
 
@@ -98,13 +105,15 @@ def fit(
     examples: Examples,
     train: Int[np.ndarray, "N"],
     valid: Int[np.ndarray, "M"],
-    directory: Path,
+    directory: os.PathLike,
     info: ModelInfo,
     *,
     name: str,
     run_id: str,
+    mesh: Mesh | None = None,
 ) -> Fit:
-    """Trains from `start`, or goes on from the last checkpoint in `directory`.
+    """Trains from `start`, or goes on from the last checkpoint in `directory`, on the devices of
+    `mesh` (default: all).
 
     `run_id` is a fingerprint of configuration and data; a directory that holds another run's is
     refused. Writes checkpoints/, tensorboard/ and, through the returned history, what history.tsv
@@ -112,23 +121,21 @@ def fit(
 
     Raises:
       ValueError: the directory belongs to another run, or a loss is not finite (the step is named).
+      Preempted: the process was asked to end; a checkpoint says where it stood.
     """
-    step_fn = train_step(objective, optimizer)
+    mesh = mesh or all_devices()
+    step_fn = train_step(objective, optimizer, _spread(mesh))
     batches = examples.stream(train, shuffle=True)
     checkpoints = Checkpoints(directory)
     try:
-        state, progress = _resume(checkpoints, start, objective, optimizer, run_id)
-        with tqdm(
-            total=spec.epochs * batches.steps_per_epoch,
-            initial=progress["step"],
-            desc=name,
-            unit="step",
-            mininterval=1.0,
-            dynamic_ncols=True,
-        ) as bar:
+        state, progress = _resume(checkpoints, start, objective, optimizer, run_id, mesh)
+        with _bar(name, progress["step"], spec.epochs * batches.steps_per_epoch) as bar:
             while not progress["finished"]:
-                state, row = _epoch(state, step_fn, batches, progress, spec, optimizer, bar)
-                row |= _validate(objective, Variables(state.params, state.stats), examples, valid)
+                state, row = _epoch(state, step_fn, batches, progress, spec, optimizer, bar, mesh)
+                if row is None:
+                    _save_and_stop(checkpoints, state, info, progress)
+                variables = Variables(state.params, state.stats)
+                row |= _validate(objective, variables, examples, valid, mesh)
                 row["seconds"] = round(time.monotonic() - row.pop("started"), 2)
                 _advance(progress, row, spec)
                 _tensorboard(directory, row)
@@ -144,21 +151,29 @@ def fit(
         best = checkpoints.restore(checkpoints.best_step())
     finally:
         checkpoints.close()
-    history = progress["history"]
     variables = Variables(best.tree["params"], best.tree["stats"])
-    return Fit(variables, history, progress["best_epoch"])
+    return Fit(variables, progress["history"], progress["best_epoch"])
 
 
 def predict_all(
-    objective: tasks.Objective, variables: Variables, stream: Stream, count: int
+    objective: tasks.Objective,
+    variables: Variables,
+    stream: Stream,
+    count: int,
+    *,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N S"]]:
-    """Predictions and attention for every example of an unshuffled stream, in its order, once."""
-    step = predict_step(objective)
-    variables = put_replicated(variables)
+    """Predictions and attention for every example of an unshuffled stream, in its order, once; all
+    of them on every process.
+    """
+    mesh = mesh or all_devices()
+    step = predict_step(objective, _spread(mesh))
+    variables = put_replicated(variables, mesh)
     predictions, attention = [], []
-    for number, batch in enumerate(stream.batches(0, stream.steps_per_epoch)):
+    batches = prefetched(stream.batches(0, stream.steps_per_epoch), mesh)
+    for number, batch in enumerate(batches):
         real = len(stream.indices(number))
-        values, weights = jax.device_get(step(variables, put_batch(batch)))
+        values, weights = jax.device_get(step(variables, batch))
         predictions.append(values[:real])
         attention.append(weights[:real])
     predictions, attention = np.concatenate(predictions), np.concatenate(attention)
@@ -167,10 +182,12 @@ def predict_all(
     return predictions.astype(np.float64), attention
 
 
-@functools.lru_cache(maxsize=8)
-def train_step(objective: tasks.Objective, optimizer: OptimizerSpec):
+@functools.lru_cache(maxsize=32)
+def train_step(objective: tasks.Objective, optimizer: OptimizerSpec, mesh: Mesh | None = None):
     """The jitted step (state, batch, key) -> (state, loss); one compilation for each batch layout,
-    shared by all folds.
+    shared by all folds. The old state's memory becomes the new one's.
+
+    With `mesh`, for several devices, state and loss end up on each of them.
     """
     transform = make_optimizer(objective, optimizer)
 
@@ -182,13 +199,15 @@ def train_step(objective: tasks.Objective, optimizer: OptimizerSpec):
         updates, inner = transform.update(gradient, state.optimizer, state.params)
         return State(optax.apply_updates(state.params, updates), stats, inner), value
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, **_everywhere(mesh))
 
 
-@functools.lru_cache(maxsize=8)
-def predict_step(objective: tasks.Objective):
-    """The jitted prediction (variables, batch) -> (predictions, attention)."""
-    return jax.jit(functools.partial(tasks.predict, objective))
+@functools.lru_cache(maxsize=32)
+def predict_step(objective: tasks.Objective, mesh: Mesh | None = None):
+    """The jitted prediction (variables, batch) -> (predictions, attention); `mesh` as for
+    `train_step`.
+    """
+    return jax.jit(functools.partial(tasks.predict, objective), **_everywhere(mesh))
 
 
 def make_optimizer(objective: tasks.Objective, spec: OptimizerSpec) -> optax.GradientTransformation:
@@ -222,51 +241,52 @@ def learning_rate_of(spec: OptimizerSpec) -> optax.Schedule:
     return optax.join_schedules([warmup, constant], [spec.warmup_steps])
 
 
-@functools.lru_cache(maxsize=1)
-def mesh() -> jax.sharding.Mesh:
-    """All devices along one axis."""
-    devices = jax.devices()
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+def _spread(mesh: Mesh) -> Mesh | None:
+    """What a step must know of its devices: nothing when there is one, so folds share the step."""
+    return mesh if mesh.size > 1 else None
 
 
-def put_replicated(tree):
-    """Copies a tree to every device. Copies, since a donated alias would delete the original."""
-    sharding = NamedSharding(mesh(), PartitionSpec())
-    return jax.tree.map(lambda leaf: jax.device_put(jnp.array(leaf), sharding), tree)
+def _everywhere(mesh: Mesh | None) -> dict[str, Any]:
+    return {} if mesh is None else {"out_shardings": replicated(mesh)}
 
 
-def put_batch(batch: Batch) -> Batch:
-    """Deals rows evenly over the devices; what belongs to genes is on every device."""
-    devices = mesh().size
-    whole = NamedSharding(mesh(), PartitionSpec())
-    dealt = NamedSharding(mesh(), PartitionSpec("data"))
-
-    def shard_rows(leaf):
-        return jax.device_put(leaf, dealt if leaf.shape[0] % devices == 0 else whole)
-
-    return {
-        key: jax.tree.map(shard_rows, value) if key == "rows" else jax.device_put(value, whole)
-        for key, value in batch.items()
-    }
+def _bar(name: str, done: int, total: int) -> tqdm:
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=name,
+        unit="step",
+        mininterval=1.0,
+        dynamic_ncols=True,
+        disable=not distributed.is_lead(),
+    )
 
 
-def _epoch(state, step_fn, batches, progress, spec, optimizer, bar):
-    started = time.monotonic()
+def _epoch(state, step_fn, batches, progress, spec, optimizer, bar, mesh):
+    """To the end of the epoch, which may have begun before this start; the row is None when the
+    process was asked to end.
+    """
+    started = time.monotonic() - progress["seconds"]
     first = progress["step"]
-    last = first + batches.steps_per_epoch
+    last = (progress["epoch"] + 1) * batches.steps_per_epoch
     key = jax.random.key(spec.seed)
-    wait_each = jax.default_backend() == "cpu" and mesh().size > 1
     pending: list[tuple[int, jax.Array]] = []
-    losses: list[float] = []
-    for step, batch in enumerate(batches.batches(first, last), start=first):
-        state, loss = step_fn(state, put_batch(batch), jax.random.fold_in(key, step))
-        if wait_each:  # many unawaited collective steps abort the process on CPU
+    losses = list(progress["losses"])
+    ready = prefetched(batches.batches(first, last), mesh)
+    for step, batch in enumerate(ready, start=first):
+        if distributed.must_stop():
+            seconds = time.monotonic() - started
+            progress |= {"step": step, "losses": losses + _finite(pending), "seconds": seconds}
+            return state, None
+        state, loss = step_fn(state, batch, jax.random.fold_in(key, step))
+        if waits_each_step(mesh):
             jax.block_until_ready(loss)
         pending.append((step, loss))
         if len(pending) == CHECK_EVERY_STEPS or step == last - 1:
             losses += _finite(pending)
             pending = []
         bar.update()
+    progress |= {"losses": [], "seconds": 0.0}
     row = {
         "epoch": progress["epoch"] + 1,
         "step": last,
@@ -275,6 +295,19 @@ def _epoch(state, step_fn, batches, progress, spec, optimizer, bar):
         "started": started,
     }
     return state, row
+
+
+def _save_and_stop(checkpoints, state, info, progress) -> NoReturn:
+    """A checkpoint within an epoch, which can never be the best; then the end."""
+    checkpoints.wait()
+    step = progress["step"]
+    if step and step not in checkpoints.steps():
+        worst = -math.inf
+        checkpoints.save(step, _as_tree(state), info=info, progress=progress, score=worst)
+        checkpoints.wait()
+    raise distributed.Preempted(
+        f"asked to end (SIGTERM) at step {step}; the same command goes on from there"
+    )
 
 
 def _finite(pending) -> list[float]:
@@ -289,9 +322,9 @@ def _finite(pending) -> list[float]:
     return losses
 
 
-def _validate(objective, variables, examples, valid) -> dict[str, float]:
+def _validate(objective, variables, examples, valid, mesh) -> dict[str, float]:
     stream = examples.stream(valid, shuffle=False)
-    prediction, _ = predict_all(objective, variables, stream, len(valid))
+    prediction, _ = predict_all(objective, variables, stream, len(valid), mesh=mesh)
     measured = examples.labels[valid].astype(np.float64)
     loss = tasks.LOSSES[objective.loss]
     value = loss(jnp.asarray(prediction), jnp.asarray(measured), jnp.ones(len(valid)))
@@ -318,7 +351,7 @@ def _advance(progress, row, spec) -> None:
     progress["finished"] = bool(out_of_patience or progress["epoch"] >= spec.epochs)
 
 
-def _resume(checkpoints, start, objective, optimizer, run_id):
+def _resume(checkpoints, start, objective, optimizer, run_id, mesh):
     transform = make_optimizer(objective, optimizer)
     restored: Restored | None = checkpoints.restore_latest()
     if restored is None:
@@ -326,27 +359,34 @@ def _resume(checkpoints, start, objective, optimizer, run_id):
             "run_id": run_id,
             "epoch": 0,
             "step": 0,
+            "losses": [],  # of the epoch that has begun, and the time it took so far
+            "seconds": 0.0,
             "best_score": -1e30,
             "best_epoch": 0,
             "waited": 0,
             "finished": False,
             "history": [],
         }
-        params = put_replicated(start.params)
-        inner = put_replicated(transform.init(params))
-        return State(params, put_replicated(start.stats), inner), fresh
+        state = State(start.params, start.stats, transform.init(start.params))
+        return State(*(put_replicated(part, mesh) for part in state)), fresh
     if restored.progress["run_id"] != run_id:
         raise ValueError(
             f"{checkpoints.directory} belongs to a run with another configuration or other data; "
             "choose another --workdir "
             f"or remove it"
         )
-    logging.info("%s: resuming after epoch %d", checkpoints.directory, restored.progress["epoch"])
+    logging.info(
+        "%s: resuming after epoch %d, step %d",
+        checkpoints.directory,
+        restored.progress["epoch"],
+        restored.step,
+    )
     leaves, structure = jax.tree.flatten(transform.init(restored.tree["params"]))
     saved = restored.tree["optimizer"]
     inner = jax.tree.unflatten(structure, [saved[f"{i:04d}"] for i in range(len(leaves))])
     state = State(restored.tree["params"], restored.tree["stats"], inner)
-    return State(*(put_replicated(part) for part in state)), restored.progress
+    progress = {"losses": [], "seconds": 0.0, **restored.progress}
+    return State(*(put_replicated(part, mesh) for part in state)), progress
 
 
 def _as_tree(state: State) -> Tree:
@@ -355,9 +395,12 @@ def _as_tree(state: State) -> Tree:
     return {"params": state.params, "stats": state.stats, "optimizer": numbered}
 
 
-def _tensorboard(directory: Path, row: Row) -> None:
+def _tensorboard(directory: os.PathLike, row: Row) -> None:
+    """One point a curve; only in local run directories, since its writer appends to a file."""
+    if "://" in str(directory) or not distributed.is_lead():
+        return
     from tensorboardX import SummaryWriter
 
-    with SummaryWriter(logdir=str(directory / "tensorboard"), write_to_disk=True) as writer:
+    with SummaryWriter(logdir=os.path.join(directory, "tensorboard"), write_to_disk=True) as writer:
         for key in ("train_loss", "valid_loss", "valid_pearson", "learning_rate"):
             writer.add_scalar(key, row[key], row["step"])

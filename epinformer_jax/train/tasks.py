@@ -5,18 +5,21 @@ of parameter trees and a packed batch.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from epinformer_jax.data.batches import Batch
-from epinformer_jax.model import functional, packing
+from epinformer_jax.data.batches import Batch, Plan, Sequences, most_unknown_kmers
+from epinformer_jax.model import cached, functional, kmer_training, packing
 from epinformer_jax.model.architecture import ExpressionConfig, ModelConfig
 from epinformer_jax.model.functional import Tree, Variables
 
+FirstConvolution = Literal["auto", "direct", "table"]
+FIRST_CONVOLUTIONS = ("auto", "direct", "table")
 EncoderMode = Literal["tuned", "frozen", "frozen_as_published"]
 
 Values = Float[Array, "N"]
@@ -36,6 +39,9 @@ class Objective:
       unknown_base: value of each channel at an unknown base.
       shift_bp: in training each sequence moves by up to so many bases, drawn anew each step.
       flip: in training each sequence stands on a strand drawn anew each step.
+      unknown_kmers: None: convolutions. A number: the first convolution of genes is summed from
+        tables of k-mers, and no batch has more windows of the stem with an unknown base within an
+        element (see `unknown_kmers` and model/kmer_training.py).
     """
 
     model: ModelConfig
@@ -44,6 +50,34 @@ class Objective:
     unknown_base: float = 0.25
     shift_bp: int = 0
     flip: bool = False
+    unknown_kmers: int | None = None
+
+
+def unknown_kmers(
+    choice: FirstConvolution, model: ExpressionConfig, genes: Sequence[Sequences], plan: Plan
+) -> int | None:
+    """`Objective.unknown_kmers` of a training set: whether its first convolution is summed from
+    tables of k-mers, and how many windows with unknown bases its batches then need room for.
+
+    `auto` takes tables on a single CPU device, in float32, where they are less work for a batch of
+    the first layout. They are more work where batches are small, stems wide or channels few.
+
+    Raises:
+      ValueError: the choice is unknown.
+    """
+    if choice not in FIRST_CONVOLUTIONS:
+        known = ", ".join(FIRST_CONVOLUTIONS)
+        raise ValueError(f"first_convolution={choice!r} is unknown; known are {known}")
+    if choice == "direct":
+        return None
+    width = model.encoder.stem_width
+    room = most_unknown_kmers(genes, batch_size=plan.batch_size, width=width)
+    if choice == "table":
+        return room
+    positions = int(np.dot(plan.layouts[0], plan.widths))
+    on_one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
+    is_less = kmer_training.work_by_table(model.encoder, positions, room) < 1
+    return room if on_one_cpu and model.compute_dtype == "float32" and is_less else None
 
 
 def smooth_l1(prediction: Values, target: Values, weight: Values) -> Float[Array, ""]:
@@ -89,6 +123,8 @@ def loss(
     packed = packed_batch(batch)
 
     def call(model):
+        if isinstance(packed, cached.CachedGenes):
+            return cached.express(model, packed, train=True, key=key, flip=objective.flip)[0]
         if isinstance(objective.model, ExpressionConfig):
             train_encoder = objective.encoder != "frozen"
             return packing.express(
@@ -100,6 +136,7 @@ def loss(
                 key=key if objective.flip or objective.shift_bp else None,
                 flip=objective.flip,
                 shift_bp=objective.shift_bp,
+                unknown_kmers=objective.unknown_kmers,
             )[0]
         return packing.activate(
             model,
@@ -127,13 +164,7 @@ def predict(
     model = functional.bind(objective.model, variables)
     if isinstance(objective.model, ExpressionConfig):
         strands = [
-            packing.express(
-                model,
-                packed,
-                train=False,
-                unknown=objective.unknown_base,
-                other_strand=other,
-            )
+            _express_strand(objective, model, packed, other)
             for other in ((False, True) if objective.flip else (False,))
         ]
         prediction = sum(values for values, _ in strands) / len(strands)
@@ -143,16 +174,34 @@ def predict(
     return prediction, jnp.zeros((prediction.shape[0], 0), prediction.dtype)
 
 
-def packed_batch(batch: Batch) -> packing.PackedGenes | packing.PackedWindows:
+def packed_batch(
+    batch: Batch,
+) -> packing.PackedGenes | packing.PackedWindows | cached.CachedGenes:
     """The device form of a host batch."""
     if isinstance(batch["rows"], dict):
         return packing.PackedWindows(packing.PackedRows(**batch["rows"]), batch["labels"])
+    if "background" in batch:
+        rows = tuple(cached.CachedRows(**group) for group in batch["rows"])
+        return cached.CachedGenes(**{**batch, "rows": rows})
     rows = tuple(packing.PackedRows(**group) for group in batch["rows"])
     return packing.PackedGenes(**{**batch, "rows": rows})
 
 
+def _express_strand(objective, model, packed, other_strand: bool):
+    if isinstance(packed, cached.CachedGenes):
+        return cached.express(model, packed, train=False, other_strand=other_strand)
+    return packing.express(
+        model,
+        packed,
+        train=False,
+        unknown=objective.unknown_base,
+        other_strand=other_strand,
+        unknown_kmers=objective.unknown_kmers,
+    )
+
+
 def _weight(packed) -> Values:
-    return packed.weight if isinstance(packed, packing.PackedGenes) else packed.rows.weight
+    return packed.rows.weight if isinstance(packed, packing.PackedWindows) else packed.weight
 
 
 def _mean(values, weight):

@@ -1,0 +1,161 @@
+"""Stem and first convolution from tables of k-mers, in training.
+
+The stem sees `stem_width` bases (8 published), so it gives at most 4^8 different answers, and each
+tap of the first convolution is a linear map of one of them. A step therefore computes all of them
+once, from the weights of that step, and every position adds up three rows: on CPU that is less work
+than convolving as soon as there are clearly more positions than k-mers. Gradients flow back by
+adding each position's to its three rows. Windows that are no plain k-mer (element ends, unknown
+bases) are further rows of the same table (model/kmers.py), as are all-zero DNA and what lies
+outside the model's window. Equal to `Encoder.first_convolution` in value and gradient.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from epinformer_jax.model import kmers, layers
+from epinformer_jax.model.architecture import EncoderConfig
+from epinformer_jax.model.encoder import Background, Encoder, Group, Rows
+from epinformer_jax.model.kmers import DIGITS
+
+TAPS = 3
+BACKWARD = 2  # gradients cost twice the forward pass
+# Measured on two cores (AVX-512): multiplications a nanosecond, and what a position costs for each
+# channel, to add up its rows and to add its gradient back.
+MACS_PER_NS = 100.0
+NS_PER_CHANNEL = 2.4
+
+
+def first_convolution(
+    encoder: Encoder,
+    rows: list[Rows],
+    empty_rows: Float[Array, ""],
+    *,
+    window_bp: int,
+    unknown: float,
+    unknown_kmers: int,
+    dtype: str,
+) -> tuple[list[Group], Background]:
+    """What `Encoder.first_convolution` answers to these rows and to all-zero DNA.
+
+    `rows` have zeros at unknown bases (`packing.expand` with unknown=0). In each group at most
+    `unknown_kmers` windows of the stem within an element may hold an unknown base.
+    """
+    frame = kmers.stem_frame(encoder.config)
+    readings = [
+        # one position more on either side, for the convolution's outer taps
+        kmers.read(
+            r, frame, r.x.shape[1] + 2, first=-1, unknown=unknown, unknown_kmers=unknown_kmers
+        )
+        for r in rows
+    ]
+    windows = jnp.concatenate([reading.windows for reading in readings])
+    count = sum(len(r.x) for r in rows)
+    table = _table(encoder, windows, count, dtype)
+    plain = DIGITS**frame.width
+    nothing, outside = plain + len(windows), plain + len(windows) + count
+    indices, windows_before, rows_before = [], 0, 0
+    for reading, r in zip(readings, rows, strict=True):
+        own = len(reading.windows)
+        own_nothing = nothing + rows_before + jnp.arange(len(r.x))[:, None]
+        index = reading.index + windows_before * (reading.index >= plain)
+        index = jnp.where(reading.index == plain + own, own_nothing, index)
+        if r.x.shape[1] == window_bp:
+            index = index.at[:, 0].set(outside).at[:, -1].set(outside)
+        indices.append(index)
+        windows_before += own
+        rows_before += len(r.x)
+    answers = sum_of_taps(table, indices)
+    groups = [
+        Group(y, (window_bp - y.shape[1]) // 2, 1, r.weight, r.offset, r.length)
+        for y, r in zip(answers, rows, strict=True)
+    ]
+    return groups, Background(_background(encoder, window_bp, dtype), empty_rows)
+
+
+def work_by_table(config: EncoderConfig, positions: int, unknown_kmers: int) -> float:
+    """Time of stem and first convolution of a training step with tables, as a share of that of
+    convolving, for so many positions; an estimate for CPU.
+    """
+    inputs, outputs = config.stem_channels, config.channels[0]
+    stem, taps = DIGITS * config.stem_width * inputs, TAPS * inputs * outputs
+    rows = DIGITS**config.stem_width + unknown_kmers
+    convolving = positions * (stem + taps) * (1 + BACKWARD) / MACS_PER_NS
+    summing = rows * taps * (1 + BACKWARD) / MACS_PER_NS + positions * outputs * NS_PER_CHANNEL
+    return summing / convolving
+
+
+def _table(
+    encoder: Encoder, windows: Float[Array, "M K A"], copies: int, dtype: str
+) -> Float[Array, "R O"]:
+    """Each tap's answer, one after another, to every k-mer, to the windows, to all-zero DNA, and
+    zeros for what lies outside.
+
+    All-zero DNA has `copies`, one for each row that looks it up: the gradients of tens of thousands
+    of positions, added up one by one, would lose four digits in float32.
+    """
+    stem, inputs = encoder.stem, encoder.config.stem_channels
+    odd = jnp.matmul(
+        windows.reshape(len(windows), -1),
+        stem.kernel[...].reshape(-1, inputs),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    bias = stem.bias[...][None]
+    nothing = jnp.broadcast_to(bias, (copies, inputs))
+    answers = [kmers.stem_of_all(stem), odd + bias, nothing, jnp.zeros_like(bias)]
+    return _taps(encoder, jnp.concatenate(answers), dtype)
+
+
+def _background(encoder: Encoder, window_bp: int, dtype: str) -> Float[Array, "1 L C"]:
+    """The first convolution of an all-zero row; its first and last position lack a tap."""
+    first, second, third = _taps(encoder, encoder.stem.bias[...][None], dtype).reshape(TAPS, 1, -1)
+    inner = jnp.broadcast_to(first + second + third, (window_bp - 2, first.shape[1]))
+    return jnp.concatenate([second + third, inner, first + second])[None]
+
+
+def _taps(encoder: Encoder, stem: Float[Array, "R C"], dtype: str) -> Float[Array, "R O"]:
+    """Each tap's answer to the stem's, before ELU, one tap after another."""
+    kernel = encoder.blocks[0].conv.kernel[...]
+    taps = jnp.swapaxes(kernel, 0, 1).reshape(kernel.shape[1], -1)
+    return jnp.matmul(
+        layers.cast(layers.elu(stem), dtype),
+        layers.cast(taps, dtype),
+        precision=layers.precision_of(dtype),
+        preferred_element_type=kernel.dtype,
+    )
+
+
+@jax.custom_vjp
+def sum_of_taps(
+    table: Float[Array, "R O"], indices: list[Int[Array, "_N _P"]]
+) -> list[Float[Array, "_N _Q C"]]:
+    """For each run of three indices the first one's first tap, the second's second, the third's
+    third; of a row of P indices come Q = P - 2 sums.
+    """
+    by_tap = table.reshape(table.shape[0] * TAPS, -1)
+    return [
+        sum(by_tap.at[own].get(mode="promise_in_bounds") for own in _tap_rows(index))
+        for index in indices
+    ]
+
+
+def _forward(table, indices):
+    return sum_of_taps(table, indices), (indices, jnp.zeros_like(table))
+
+
+def _backward(saved, gradients):
+    # one buffer for all: what differentiating the lookups would give is one for each of them
+    indices, zeros = saved
+    total = zeros.reshape(zeros.shape[0] * TAPS, -1)
+    for index, gradient in zip(indices, gradients, strict=True):
+        for own in _tap_rows(index):
+            total = total.at[own].add(gradient, mode="promise_in_bounds")
+    return total.reshape(zeros.shape), [None] * len(indices)
+
+
+def _tap_rows(index):
+    count = index.shape[1] - TAPS + 1
+    return [TAPS * index[:, tap : tap + count] + tap for tap in range(TAPS)]
+
+
+sum_of_taps.defvjp(_forward, _backward)

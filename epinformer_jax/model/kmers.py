@@ -1,0 +1,299 @@
+"""The encoder's first block read from a table of k-mers, for fixed weights.
+
+Stem, first convolution, BatchNorm, pooling and the first residual, 83 % of the published network's
+work, see `stem_width + 3` bases for each position they give (11 published). So one table with a row
+for each k-mer (4^11 x 128 float32: 2.1 GB) turns them into a lookup. What is no plain k-mer is
+computed as ever: windows that reach past an element's end, a fixed number a row, or that hold an
+unknown base. Positions that see no element at all have one answer, made once with the table.
+
+    table = kmers.build(config, variables)
+    block_0 = kmers.lookup(table, bases)        # bases [N, L, 4], each A, C, G or T
+
+A k-mer's number reads its bases as digits, A=0 C=1 G=2 T=3, the first one the highest.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from epinformer_jax.model import functional, layers
+from epinformer_jax.model.architecture import EncoderConfig, ModelConfig
+from epinformer_jax.model.encoder import Background, Encoder, Group, Rows
+from epinformer_jax.model.functional import Variables
+
+DIGITS = 4
+
+
+class Table(NamedTuple):
+    """The first block's answers for one model's weights.
+
+    Attributes:
+      values: a row for each k-mer, in the order of their numbers.
+      nothing: the answer to an all-zero row of the model's window.
+    """
+
+    values: Float[Array, "R C"]
+    nothing: Float[Array, "P C"]
+
+
+class Frame(NamedTuple):
+    """Which bases a position sees: `width` of them, from base position * stride - lead on."""
+
+    width: int
+    stride: int
+    lead: int
+
+    @property
+    def end_positions(self) -> int:
+        """Most positions whose bases lie on both sides of one end of an element."""
+        return -(-(self.width - 1) // self.stride)
+
+
+class Reading(NamedTuple):
+    """How the positions of rows are answered.
+
+    Attributes:
+      index: a k-mer's number where all bases are known; 4^width + i for the odd window i; the last
+        index, 4^width + M, where no base belongs to the element.
+      windows: bases of the odd windows, those of element ends first; some belong to no position.
+      row, position: where each odd window stands; a position may lie outside the row.
+    """
+
+    index: Int[Array, "N P"]
+    windows: Float[Array, "M K A"]
+    row: Int[Array, "M"]
+    position: Int[Array, "M"]
+
+
+def block_frame(config: EncoderConfig) -> Frame:
+    """What a position that leaves the first block sees."""
+    return Frame(config.stem_width + 3, 2, (config.stem_width - 1) // 2 + 1)
+
+
+def stem_frame(config: EncoderConfig) -> Frame:
+    """What a position of the stem sees."""
+    return Frame(config.stem_width, 1, (config.stem_width - 1) // 2)
+
+
+def table_bytes(config: EncoderConfig, itemsize: int = 4) -> int:
+    """Memory that `build` needs at its peak: the table, and the sums it is made of."""
+    rows = DIGITS ** block_frame(config).width
+    return (rows + rows // 2) * config.channels[0] * itemsize
+
+
+def build(config: ModelConfig, variables: Variables, dtype: str | None = None) -> Table:
+    """Computes the table of a model, whose first block is the same for every window.
+
+    `dtype` bfloat16 halves it, at a relative error of 2^-9; otherwise it is the weights' own.
+
+    Raises:
+      ValueError: the stem is a single base wide.
+    """
+    if config.encoder.stem_width < 2:
+        raise ValueError(
+            f"stem_width={config.encoder.stem_width}: k-mer tables need a stem of 2 bases or more"
+        )
+    sums, nothing = _sums(config, variables)
+    dtype = sums.dtype if dtype is None else dtype
+    rows = sums.shape[0] * DIGITS
+    values = jnp.zeros((rows, sums.shape[1]), dtype)
+    for part in range(DIGITS**2):
+        values = _fill(config, variables, values, sums, part)
+    return Table(values, nothing.astype(dtype))
+
+
+def lookup(table: Table, bases: Float[Array, "N L A"]) -> Float[Array, "N M C"]:
+    """The first block at every second base: position i sees bases 2 i to 2 i + width - 1.
+
+    `bases` is one-hot without unknown bases or padding; M is (L - width) // 2 + 1, without edges.
+    """
+    width = _width(table)
+    count = (bases.shape[1] - width) // 2 + 1
+    numbers, _ = _numbers(bases, Frame(width, 2, 0), count)
+    return _take(table.values, numbers)
+
+
+def first_block(
+    encoder: Encoder,
+    table: Table,
+    rows: Rows,
+    *,
+    window_bp: int,
+    unknown: float,
+    dtype: str,
+    unknown_kmers: int = 0,
+) -> Group:
+    """Rows after the first block: what `Encoder` computes there in evaluation mode.
+
+    `rows.x` must be zero at unknown bases (`packing.expand` with unknown=0). At most
+    `unknown_kmers` positions of all rows may see an unknown base away from the element's ends; the
+    caller has to know.
+    """
+    width = rows.x.shape[1]
+    start = (window_bp - width) // 2
+    frame = block_frame(encoder.config)
+    reading = read(rows, frame, width // 2, unknown=unknown, unknown_kmers=unknown_kmers)
+    nowhere = reading.index == table.values.shape[0] + reading.windows.shape[0]
+    numbers = jnp.minimum(reading.index, table.values.shape[0] - 1)
+    around = table.nothing[start // 2 : start // 2 + width // 2]
+    x = jnp.where(nowhere[..., None], around[None], _take(table.values, numbers))
+    x = x.astype(rows.x.dtype)
+    odd = _odd_windows(encoder, reading, start, window_bp, dtype)
+    # outside of their row, positions of unused windows must not count from its other end
+    position = jnp.where(reading.position < 0, width, reading.position)
+    x = x.at[reading.row, position].set(odd, mode="drop")
+    return Group(x, start // 2, 2, rows.weight, rows.offset, rows.length)
+
+
+def read(
+    rows: Rows, frame: Frame, count: int, *, first: int = 0, unknown: float, unknown_kmers: int
+) -> Reading:
+    """Finds the k-mer, or the odd window, of positions first .. first + count - 1 of each row.
+
+    At most `unknown_kmers` of them may hold an unknown base and lie within their element; what is
+    answered beyond that number is wrong.
+    """
+    begin, end = rows.offset[:, None], (rows.offset + rows.length)[:, None]
+    per_end = frame.end_positions
+    # the first position that sees a base at, and one before, either end
+    left, right = ((at + frame.lead - frame.width) // frame.stride + 1 for at in (begin, end))
+    at_ends = jnp.concatenate([side + jnp.arange(per_end)[None] for side in (left, right)], axis=1)
+    place = first + jnp.arange(count)[None]
+    first_base = place * frame.stride - frame.lead
+    holds_base = (first_base + frame.width > begin) & (first_base < end)
+    shifted = frame._replace(lead=frame.lead - first * frame.stride)
+    numbers, is_known = _numbers(rows.x, shifted, count)
+    slot = jnp.arange(len(rows.x))[:, None] * (2 * per_end)
+    is_left = (place >= left) & (place < left + per_end)
+    is_right = (place >= right) & (place < right + per_end)
+    own = jnp.where(is_left, place - left, jnp.where(is_right, place - right + per_end, 0))
+    slot = slot + own
+    row = jnp.repeat(jnp.arange(len(rows.x)), 2 * per_end)
+    position = at_ends.reshape(-1)
+    if unknown_kmers:
+        is_inner = holds_base & ~is_known & ~is_left & ~is_right & (rows.weight[:, None] > 0)
+        rank = jnp.cumsum(is_inner.reshape(-1)).reshape(is_inner.shape) - 1
+        slot = jnp.where(is_inner, len(row) + jnp.minimum(rank, unknown_kmers - 1), slot)
+        inner_row, inner = jnp.nonzero(is_inner, size=unknown_kmers, fill_value=(0, -count))
+        row = jnp.concatenate([row, inner_row])
+        position = jnp.concatenate([position, first + inner])
+    size = DIGITS**frame.width
+    index = jnp.where(is_known, numbers, size + slot)
+    index = jnp.where(holds_base, index, size + len(row))
+    return Reading(index, _windows(rows, frame, row, position, unknown), row, position)
+
+
+def _numbers(
+    bases: Float[Array, "N L A"], frame: Frame, count: int
+) -> tuple[Int[Array, "N P"], Bool[Array, "N P"]]:
+    """Number of each position's k-mer (its unknown bases read as A), and whether all are known."""
+    after = (count - 1) * frame.stride + frame.width - frame.lead - bases.shape[1]
+    digit = jnp.matmul(bases, jnp.arange(DIGITS, dtype=bases.dtype)).astype(jnp.int32)
+    known = jnp.any(bases > 0, axis=-1)
+    digit, known = (
+        jax.lax.pad(x, x.dtype.type(0), ((0, 0, 0), (frame.lead, after, 0))) for x in (digit, known)
+    )
+    number, all_known = jnp.zeros((len(bases), count), jnp.int32), True
+    for base in range(frame.width):
+        seen = slice(base, base + (count - 1) * frame.stride + 1, frame.stride)
+        number = number * DIGITS + digit[:, seen]
+        all_known = all_known & known[:, seen]
+    return number, all_known
+
+
+def _windows(rows: Rows, frame: Frame, row, position, unknown: float) -> Float[Array, "M K A"]:
+    """Bases that a position of a row sees: 0 outside the element, `unknown` where unknown."""
+    base = position[:, None] * frame.stride - frame.lead + jnp.arange(frame.width)[None]
+    begin, end = rows.offset[row][:, None], (rows.offset + rows.length)[row][:, None]
+    inside = (base >= begin) & (base < end) & (base >= 0) & (base < rows.x.shape[1])
+    found = rows.x[row[:, None], jnp.clip(base, 0, rows.x.shape[1] - 1)]
+    is_unknown = ~jnp.any(found > 0, axis=-1)
+    found = jnp.where(is_unknown[..., None], jnp.asarray(unknown, found.dtype), found)
+    return jnp.where(inside[..., None], found, 0)
+
+
+def _odd_windows(
+    encoder: Encoder, reading: Reading, start: int, window_bp: int, dtype: str
+) -> Float[Array, "M C"]:
+    block = encoder.blocks[0]
+    x = layers.elu(encoder.stem(reading.windows, same=False, dtype=dtype))
+    # a position sees the stem at 2 q - 1 .. 2 q + 2; past the model's window that is zero
+    place = start + 2 * reading.position[:, None] - 1 + jnp.arange(x.shape[1])[None]
+    x = jnp.where(((place >= 0) & (place < window_bp))[..., None], x, 0)
+    x = block.conv(x, same=False, dtype=dtype)
+    return block.finish(x, *block.norm.fixed(), dtype)[:, 0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(config: ModelConfig, variables: Variables):
+    """The first convolution, normalised, of all (width - 1)-mers, and the answer to no base.
+
+    A convolution's answer is the sum of its taps', and each tap sees a stem of its own.
+    """
+    encoder = functional.bind(config, variables).encoder
+    block, dtype = encoder.blocks[0], config.compute_dtype
+    scaling = block.norm.fixed()
+    kernel = block.conv.kernel[...]
+    stem = layers.elu(stem_of_all(encoder.stem))
+    first, second, third = (
+        jnp.matmul(
+            layers.cast(stem, dtype),
+            layers.cast(tap, dtype),
+            precision=layers.precision_of(dtype),
+            preferred_element_type=kernel.dtype,
+        )
+        for tap in kernel
+    )
+    channels = kernel.shape[2]
+    middle = DIGITS ** (config.encoder.stem_width - 2)
+    total = (
+        first.reshape(DIGITS, DIGITS, middle, 1, 1, channels)
+        + second.reshape(1, DIGITS, middle, DIGITS, 1, channels)
+        + third.reshape(1, 1, middle, DIGITS, DIGITS, channels)
+    )
+    nothing = jnp.zeros((1, config.window_bp, 4), kernel.dtype)
+    _, background = encoder.first_convolution([], Background(nothing, jnp.ones(())), dtype=dtype)
+    return (
+        layers.affine(total.reshape(-1, channels), *scaling),
+        block.finish(background.x, *scaling, dtype)[0],
+    )
+
+
+def stem_of_all(stem: layers.Conv) -> Float[Array, "R C"]:
+    """The stem's answer, before ELU, to every k-mer of its width."""
+    kernel = stem.kernel[...]
+    width, channels = kernel.shape[0], kernel.shape[2]
+    place = DIGITS ** jnp.arange(width - 1, -1, -1)
+    digits = jnp.arange(DIGITS**width)[:, None] // place[None] % DIGITS
+    bases = jax.nn.one_hot(digits, DIGITS, dtype=kernel.dtype).reshape(len(digits), -1)
+    # a product, though it is a sum of few rows: its gradient is one too, and fast
+    total = jnp.matmul(bases, kernel.reshape(-1, channels), precision=jax.lax.Precision.HIGHEST)
+    return total + stem.bias[...][None]
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _fill(config: ModelConfig, variables: Variables, values, sums, part):
+    """Rows of the table whose first two bases are `part`, from the sums of both pooled positions:
+    the first lacks the k-mer's last base, the second its first.
+    """
+    block = functional.bind(config, variables).encoder.blocks[0]
+    channels = sums.shape[1]
+    size = values.shape[0] // DIGITS**2
+    count = size // DIGITS
+    first = jax.lax.dynamic_slice_in_dim(sums, part * count, count)[:, None]
+    second = jax.lax.dynamic_slice_in_dim(sums, (part % DIGITS) * size, size)
+    second = second.reshape(count, DIGITS, channels)
+    pooled = layers.elu(jnp.where(first >= second, first, second)).reshape(-1, channels)
+    answer = block.with_residual(pooled, config.compute_dtype)
+    return jax.lax.dynamic_update_slice(values, answer.astype(values.dtype), (part * size, 0))
+
+
+def _take(values, numbers):
+    return values.at[numbers].get(mode="promise_in_bounds")
+
+
+def _width(table: Table) -> int:
+    return (table.values.shape[0].bit_length() - 1) // 2

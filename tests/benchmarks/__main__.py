@@ -1,0 +1,277 @@
+"""Measures speed and memory beside a PyTorch reference; prints a table, writes JSON and HTML.
+
+    make bench                                   all lines, both allocators, at most 20 minutes
+    make bench ARGS='--quick'                    a few minutes: fewer runs, one allocator
+    python -m tests.benchmarks --only train_16 --seconds 60
+
+Needs PyTorch (`make parity` or `make bench` installs it) and, for K562's real occupancy and the
+published weights, ../shared/data; without it genes are made up and weights drawn at random, and the
+report says so. Exit status: 0, or 1 where numbers disagreed or something failed. A missed target is
+said, not punished: times depend on the machine.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from epinformer_jax.data.atomic import atomic_file
+from tests.benchmarks import children, disk, measure, memory, occupancy, report
+from tests.benchmarks.rounds import Disagreement
+from tests.benchmarks.table import LINES, Line
+
+DATA = children.ROOT.parent / "shared" / "data"
+EXTRAS = ("memory", "disk", "sweep", "accelerator")
+MEMORY_BATCH, MEMORY_SHARE = 16, 1 / 5
+DISK_GENES = 4000
+QUICK_SECONDS = 5.0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = [line.name for line in LINES] + list(EXTRAS)
+    add = made.add_argument
+    add("--quick", action="store_true", help="fewer runs, huge pages only, no sweep")
+    add(
+        "--only",
+        action="append",
+        choices=names,
+        metavar="NAME",
+        help=f"a line, more than once for several: {', '.join(names)}",
+    )
+    add(
+        "--seconds",
+        type=float,
+        default=25.0,
+        help="of measuring for each line, beyond what it needs at least (default: %(default)s)",
+    )
+    add(
+        "--minutes",
+        type=float,
+        default=20.0,
+        help="for everything; lines get less when time runs short (default: %(default)s)",
+    )
+    add("--allocator", choices=("both", *children.ALLOCATORS), default="both")
+    add("--threads", type=int, default=2, help="CPUs of each side (default: %(default)s)")
+    add(
+        "--data", type=pathlib.Path, default=DATA, help="folder of real data (default: %(default)s)"
+    )
+    add("--out", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="default: %(default)s")
+    return made
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the times depend on."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
+        pages = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text().strip()
+    except (OSError, StopIteration):
+        pages = "unknown"
+    return {
+        "processor": model,
+        "cpus": os.cpu_count(),
+        "threads": threads,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "huge_pages": pages,
+        "load_before": os.getloadavg() if hasattr(os, "getloadavg") else None,
+    }
+
+
+class Bench:
+    """One run of the benchmark: where its processes find things, what it has found so far."""
+
+    def __init__(self, args: argparse.Namespace, scratch: pathlib.Path):
+        self.args, self.started = args, time.monotonic()
+        self.cache = scratch / "compiled"
+        self.setting: dict[str, str | int] = {
+            "genes_file": str(scratch / "genes.npz"),
+            "weights_file": str(scratch / "weights.npz"),
+            "scratch": str(scratch),
+            "threads": args.threads,
+            "quick": int(args.quick),
+        }
+        self.found: dict[str, Any] = {"machine": machine(args.threads), "lines": [], "errors": []}
+        self.genes = occupancy.k562(args.data / "k562")
+
+    def say(self, text: str) -> None:
+        """A line of progress on stderr."""
+        print(f"[{time.monotonic() - self.started:5.0f} s] {text}", file=sys.stderr, flush=True)
+
+    def env(self, allocator: str, platform: str = "cpu") -> dict[str, str]:
+        """The environment of this run's processes."""
+        threads = self.args.threads
+        return children.environment(allocator, threads=threads, cache=self.cache, platform=platform)
+
+    def wants(self, name: str) -> bool:
+        """Whether this line was asked for."""
+        if self.args.only:
+            return name in self.args.only
+        return not (self.args.quick and name == "sweep")
+
+    def prepare(self) -> None:
+        """Genes and weights for all processes."""
+        self.genes.save(pathlib.Path(self.setting["genes_file"]))
+        self.found["occupancy"] = self.genes.describe()
+        self.say(f"genes: {self.genes.source}")
+        weights = ("--data", str(self.args.data), "--out", self.setting["weights_file"])
+        self.found["networks"] = children.once(
+            "tests.benchmarks.networks", *weights, env=self.env("default")
+        )
+
+    def once(
+        self, name: str, *arguments: str, allocator: str = "hugetlb", platform: str = "cpu"
+    ) -> dict[str, Any]:
+        """One of the modules that run in a process of their own."""
+        env = self.env(allocator, platform)
+        return children.once(
+            f"tests.benchmarks.{name}", json.dumps(self.setting), *arguments, env=env
+        )
+
+    def agree(self) -> None:
+        """The float64 comparison, before any time is taken."""
+        self.say("float64: loss, gradients, running statistics, outputs against PyTorch's")
+        self.found["exactness"] = self.once("exactness")
+
+    def lines(self, allocators: Sequence[str]) -> None:
+        """Every line that was asked for, under each allocator."""
+        wanted = [line for line in LINES if self.wants(line.name)]
+        left = [(allocator, line) for allocator in allocators for line in wanted]
+        sides = ("reference", "ours")
+        while left:
+            allocator = left[0][0]
+            with children.workers(sides, self.setting, self.env(allocator)) as workers:
+                while left and left[0][0] == allocator:
+                    share = 1 / len(left)
+                    if not self.line(left.pop(0)[1], workers, allocator, share=share):
+                        break  # its processes are in doubt: new ones for the next line
+
+    def line(self, line: Line, workers, allocator: str, *, share: float) -> bool:
+        """One line; what fails or disagrees is kept as an error, without times. False where a
+        process failed.
+        """
+        remaining = 60 * self.args.minutes - (time.monotonic() - self.started)
+        seconds = min(self.args.seconds, max(remaining * share / 2, 1.0))
+        try:
+            found = measure.line(
+                line,
+                workers,
+                allocator,
+                seconds=QUICK_SECONDS if self.args.quick else seconds,
+                quick=self.args.quick,
+                say=lambda text: self.say(f"{allocator}: {text}"),
+            )
+        except Disagreement as error:
+            self.error(str(error))
+        except RuntimeError as error:
+            self.error(f"{line.name}, {allocator}: {error}")
+            return False
+        else:
+            self.found["lines"].append(found)
+        return True
+
+    def error(self, text: str) -> None:
+        """Notes what went wrong; the run goes on and fails in the end."""
+        self.say(f"ERROR {text}")
+        self.found["errors"].append(text)
+
+    def memory(self, allocators: Sequence[str]) -> None:
+        """Peak memory of a step, both sides."""
+        self.found["memory"] = []
+        for allocator in allocators:
+            grown = {
+                way: self.once("memory", way, str(MEMORY_BATCH), allocator=allocator)["growth"]
+                for way in (memory.REFERENCE, *memory.OURS)
+            }
+            for way in memory.OURS:
+                share = grown[way] / grown[memory.REFERENCE]
+                self.found["memory"].append(
+                    {
+                        "allocator": allocator,
+                        "batch": MEMORY_BATCH,
+                        "ours": way,
+                        "bytes": {"reference": grown[memory.REFERENCE], "ours": grown[way]},
+                        "share": share,
+                        "at_most": MEMORY_SHARE,
+                        "passed": share <= MEMORY_SHARE,
+                    }
+                )
+
+    def run(self) -> None:
+        """All stages in order."""
+        args = self.args
+        allocators = list(children.ALLOCATORS) if args.allocator == "both" else [args.allocator]
+        if args.quick and args.allocator == "both":
+            allocators = allocators[:1]
+        self.prepare()
+        self.agree()
+        self.lines(allocators)
+        stages: dict[str, Callable[[], None]] = {
+            "disk": self.disk,
+            "memory": lambda: self.memory(allocators),
+            "sweep": self.sweep,
+            "accelerator": self.accelerator,
+        }
+        for name, stage in stages.items():
+            if self.wants(name):
+                self.say(name)
+                try:
+                    stage()
+                except RuntimeError as error:
+                    self.error(f"{name}: {error}")
+        self.found["seconds"] = time.monotonic() - self.started
+
+    def disk(self) -> None:
+        """Bytes a gene on disk."""
+        most = 200 if self.args.quick else DISK_GENES
+        self.found["disk"] = disk.measure(self.genes, most_genes=most)
+
+    def sweep(self) -> None:
+        """Cost by genes, elements, bases and slots."""
+        self.found["sweep"] = self.once("sweep")
+
+    def accelerator(self) -> None:
+        """Speed on a GPU or TPU, where there is one."""
+        self.found["accelerator"] = self.once("accelerator", platform="")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; returns the exit status."""
+    args = parser().parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="epinformer_bench_") as scratch:
+        bench = Bench(args, pathlib.Path(scratch))
+        try:
+            bench.run()
+        except Disagreement as error:
+            print(f"error: {error}; nothing was timed", file=sys.stderr)
+            return 1
+        except RuntimeError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    for name, text in (
+        ("bench.json", json.dumps(bench.found, indent=1) + "\n"),
+        ("report.html", report.page(bench.found)),
+    ):
+        with atomic_file(args.out / name) as temporary:
+            temporary.write_text(text)
+    print(report.text(bench.found))
+    print(f"numbers: {args.out / 'bench.json'}\nreport:  {args.out / 'report.html'}")
+    return 1 if bench.found["errors"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

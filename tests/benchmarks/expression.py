@@ -1,0 +1,211 @@
+"""What we run for the expression model: production's jitted steps on production's packed batches.
+
+Batches are those of the first steps of training, packed beforehand (training packs ahead in a
+thread; the time it takes stands beside). Compiling counts as one-off.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterable
+
+import jax
+import numpy as np
+
+from epinformer_jax.data.batches import Batch, Plan
+from epinformer_jax.model import functional, kmers, packing
+from epinformer_jax.model.functional import Variables
+from epinformer_jax.train import encoder_cache, loop, tasks
+from epinformer_jax.train.devices import put_batch, put_replicated
+from tests.benchmarks import models, networks, occupancy
+from tests.benchmarks.setting import SLOTS, Prepared, Setting
+
+STREAM_BATCHES, QUICK_BATCHES = 48, 8  # of the real stream, taken in turn
+
+
+def objective(setting: Setting, encoder: str = "tuned", *, tables: bool = False) -> tasks.Objective:
+    """What training minimises, at the published widths, with padded statistics; `tables`: the first
+    convolution from k-mer tables made in each step.
+    """
+    model = networks.read(setting.weights_file, "expression").config
+    unknown = occupancy.schema().unknown_base
+    goal = tasks.Objective(model, setting.config.train.loss, encoder, unknown)
+    return dataclasses.replace(goal, unknown_kmers=0) if tables else goal
+
+
+def optimizer(setting: Setting) -> loop.OptimizerSpec:
+    """AdamW as in the published recipe."""
+    settings = setting.config.train
+    return loop.OptimizerSpec(settings.learning_rate, settings.weight_decay)
+
+
+def variables(setting: Setting):
+    """The benchmark's weights."""
+    return networks.read(setting.weights_file, "expression").variables()
+
+
+def plan_of(setting: Setting, batch: int) -> Plan:
+    """Production's layouts for this data set."""
+    model = objective(setting).model
+    return setting.data.plan(
+        batch_size=batch,
+        slots=SLOTS,
+        window_bp=model.window_bp,
+        stride=model.encoder.stride,
+        margin_bp=model.encoder.reach_bp,
+        layouts=setting.config.train.layouts,
+    )
+
+
+def stream(setting: Setting, batch: int, count: int | None = None) -> tuple[list[Batch], float]:
+    """The first batches of training, and the seconds that packing one takes."""
+    count = count or (QUICK_BATCHES if setting.quick else STREAM_BATCHES)
+    plan, order = plan_of(setting, batch), setting.order(batch)
+    started = time.perf_counter()
+    packed = [setting.data.batch(order.indices(step), plan) for step in range(count)]
+    return packed, (time.perf_counter() - started) / count
+
+
+def layout_of(batch: Batch) -> tuple[int, ...]:
+    """Rows of each width: batches of one layout share a program."""
+    return tuple(len(rows["weight"]) for rows in batch["rows"])
+
+
+def compiled(call: Callable[[Batch], object], batches: Iterable[Batch]) -> float:
+    """Seconds until `call` has met each layout of the batches once."""
+    started, seen = time.perf_counter(), set()
+    for batch in batches:
+        if layout_of(batch) not in seen:
+            seen.add(layout_of(batch))
+            jax.block_until_ready(call(batch))
+    return time.perf_counter() - started
+
+
+def forward(setting: Setting, *, batch: int, way: str = "convolutions") -> Prepared:
+    """Predictions of a batch of genes; the encoder's first block by convolutions or, for these
+    weights, from its table (`kmer_table`).
+    """
+    batches, packing_s = stream(setting, batch)
+    goal, weights = objective(setting), put_replicated(variables(setting))
+    one_off = {}
+    if way == "kmer_table":
+        started = time.perf_counter()
+        table = models.kmer_table(setting.weights_file, "expression")
+        one_off = {"table_s": time.perf_counter() - started, "table_bytes": table.values.nbytes}
+        by_table = jax.jit(functools.partial(predict_by_table, goal))
+
+        def predict(packed: Batch):
+            return by_table(weights, table, put_batch(packed))
+    else:
+        step = loop.predict_step(goal)
+
+        def predict(packed: Batch):
+            return step(weights, put_batch(packed))[0]
+
+    one_off |= {"compile_s": compiled(predict, batches), "packing_of_a_batch_s": packing_s}
+
+    def run(index: int) -> list[float]:
+        return jax.device_get(predict(batches[index % len(batches)])).tolist()
+
+    return Prepared(run, work=batch, one_off=one_off)
+
+
+def predict_by_table(goal: tasks.Objective, weights: Variables, table: kmers.Table, batch: Batch):
+    """tasks.predict with the first block from its table; genes without unknown bases."""
+    packed = tasks.packed_batch(batch)
+    model = functional.bind(goal.model, weights)
+    return packing.express(model, packed, train=False, unknown=goal.unknown_base, table=table)[0]
+
+
+def train(
+    setting: Setting, *, batch: int, encoder: str = "tuned", tables: bool = False
+) -> Prepared:
+    """A step with AdamW."""
+    batches, packing_s = stream(setting, batch)
+    goal = objective(setting, encoder, tables=tables)
+    return _steps(setting, goal, batches, {"packing_of_a_batch_s": packing_s})
+
+
+def train_cached(setting: Setting, *, batch: int) -> Prepared:
+    """A step behind a frozen encoder whose outputs are cached; reading them counts."""
+    batches, _ = stream(setting, batch)
+    goal = objective(setting, "frozen")
+    order, plan = setting.order(batch), plan_of(setting, batch)
+    genes = [order.indices(step) for step in range(len(batches))]
+    used = np.unique(np.concatenate(genes))
+    cache = encoder_cache.EncoderCache(
+        goal,
+        variables(setting),
+        [setting.data.sequences[gene] for gene in used],
+        plan,
+        setting.scratch / f"cache_{batch}",
+    )
+    started = time.perf_counter()
+    cache.open()
+    spent = {"cache_s": time.perf_counter() - started, "cache_bytes": float(cache.size_bytes)}
+    places = [np.searchsorted(used, own) for own in genes]
+
+    def with_towers(index: int) -> Batch:
+        return cache.with_towers(batches[index], places[index])
+
+    steps = _steps(setting, goal, batches, spent, with_towers)
+    return dataclasses.replace(steps, close=cache.delete)
+
+
+def _steps(
+    setting: Setting,
+    goal: tasks.Objective,
+    batches: list[Batch],
+    one_off: dict[str, float],
+    prepared: Callable[[int], Batch] | None = None,
+) -> Prepared:
+    """Steps over the batches in turn; `prepared` makes each of another form when its turn comes."""
+    take = prepared or batches.__getitem__
+    training = Training(setting, goal)
+    firsts = {layout_of(batch): place for place, batch in reversed(list(enumerate(batches)))}
+    one_off = {"compile_s": compiled(training.advance, map(take, firsts.values())), **one_off}
+    training.start()
+
+    def run(index: int) -> list[float]:
+        return [float(training.advance(take(index % len(batches)))[1])]
+
+    return Prepared(run, work=1, one_off=one_off)
+
+
+class Training:
+    """Production's step and the state it moves on; `advance` gives the new state and the loss."""
+
+    def __init__(self, setting: Setting, goal: tasks.Objective):
+        self.setting, self.goal = setting, goal
+        self.key = jax.random.key(setting.config.seed)
+        self.step = loop.train_step(goal, optimizer(setting))
+        self.start()
+
+    def start(self) -> None:
+        """Goes back to the benchmark's weights."""
+        params, stats = map(put_replicated, variables(self.setting))
+        transform = loop.make_optimizer(self.goal, optimizer(self.setting))
+        self.state = loop.State(params, stats, put_replicated(transform.init(params)))
+
+    def advance(self, batch: Batch) -> tuple[loop.State, jax.Array]:
+        """One step; waits for it."""
+        self.state, loss = self.step(self.state, put_batch(batch), self.key)
+        return jax.block_until_ready((self.state, loss))
+
+
+def compiled_step(
+    setting: Setting, *, batch: int, tables: bool = False
+) -> Callable[[int], list[float]]:
+    """A step on the largest of the stream's batches, compiled and not run."""
+    batches, _ = stream(setting, batch)
+    largest = put_batch(max(batches, key=lambda b: sum(r["nibbles"].size for r in b["rows"])))
+    training = Training(setting, objective(setting, tables=tables))
+    program = training.step.lower(training.state, largest, training.key).compile()
+
+    def run(_: int) -> list[float]:
+        return [float(jax.block_until_ready(program(training.state, largest, training.key))[1])]
+
+    return run
+
+
+JOBS = {"forward": forward, "train": train, "train_cached": train_cached}

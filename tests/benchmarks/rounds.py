@@ -1,0 +1,137 @@
+"""Times taken in turn, and what is said of them: mean, median, spread, paired ratio.
+
+A round runs each contender once or several times; contenders alternate, so that whatever else the
+machine does falls on all of them. Ratios are paired: round by round.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+MIN_ROUNDS, MAX_ROUNDS = 2, 8
+WARM_UP_AT_MOST_S = 5.0  # a longer first run is kept: warming up would cost more than it brings
+
+
+class Disagreement(ValueError):
+    """Two contenders that must give the same numbers do not; their times mean nothing."""
+
+
+class Times(NamedTuple):
+    """Seconds of each run, in rounds, and the units of work in a run (genes, steps, jobs)."""
+
+    rounds: list[list[float]]
+    work: float
+
+
+class Summary(NamedTuple):
+    """Seconds a unit: mean of all runs; median, least and most of the rounds' means."""
+
+    mean: float
+    median: float
+    low: float
+    high: float
+    runs: int
+    rounds: int
+
+
+class Ratio(NamedTuple):
+    """How many times faster: ratio of all means; median, least and most of the rounds' ratios."""
+
+    value: float
+    median: float
+    low: float
+    high: float
+
+
+def check(numbers: Mapping[str, Sequence[float]], *, tolerance: float, where: str) -> float:
+    """Largest difference between the first contender's numbers and each other's.
+
+    Differences are relative to the largest number, where that is above 1.
+
+    Raises:
+      Disagreement: one is above `tolerance`, not finite, or of another length.
+    """
+    (first, expected), *others = numbers.items()
+    scale = np.max([1.0, *np.abs(expected)])
+    worst = 0.0
+    for name, values in others:
+        if len(values) != len(expected):
+            raise Disagreement(
+                f"{where}: {name} gives {len(values)} numbers, {first} {len(expected)}"
+            )
+        # NumPy's maximum keeps a NaN, Python's does not
+        away = float(np.max([0.0, *np.abs(np.subtract(values, expected))]) / scale)
+        if not away <= tolerance:
+            raise Disagreement(
+                f"{where}: {name} is {away:.2g} away from {first}, at most {tolerance:g} is allowed"
+            )
+        worst = max(worst, away)
+    return worst
+
+
+def interleave(
+    runs: Mapping[str, Callable[[int], list[float]]],
+    counts: Mapping[str, int],
+    *,
+    seconds: float,
+    least_runs: Mapping[str, int] | None = None,
+    warm_up: Mapping[str, float] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, list[list[float]]]:
+    """Seconds of each run, by contender and round: A B C, A B C, ...
+
+    `runs[name](count)` makes `count` runs and returns the seconds of each; `counts` says how many
+    a round. There are as many rounds as fit into `seconds`, at least MIN_ROUNDS and as many as
+    `least_runs` need, at most MAX_ROUNDS. `warm_up` holds the seconds of a first run that was made
+    before; it counts, as part of the first round, where it was longer than WARM_UP_AT_MOST_S.
+    """
+    kept = {n: [s] for n, s in (warm_up or {}).items() if s > WARM_UP_AT_MOST_S}
+    needed = max([MIN_ROUNDS, *(-(-n // counts[name]) for name, n in (least_runs or {}).items())])
+    rounds: dict[str, list[list[float]]] = {name: [] for name in runs}
+    started = clock()
+    for number in range(max(MAX_ROUNDS, needed)):
+        before = clock()
+        for name, run in runs.items():
+            spared = kept.get(name, []) if number == 0 else []
+            more = counts[name] - len(spared)
+            rounds[name].append(spared + (run(more) if more else []))
+        spent, last = clock() - started, clock() - before
+        if number + 1 >= needed and spent + last > seconds:
+            break
+    return rounds
+
+
+def summary(times: Times) -> Summary:
+    """Seconds a unit of work."""
+    means = [statistics.fmean(round_) / times.work for round_ in times.rounds]
+    every = [value / times.work for round_ in times.rounds for value in round_]
+    return Summary(
+        statistics.fmean(every),
+        statistics.median(means),
+        min(means),
+        max(means),
+        len(every),
+        len(means),
+    )
+
+
+def ratio(reference: Times, ours: Times) -> Ratio:
+    """How many times less time a unit takes `ours` than `reference`.
+
+    Raises:
+      ValueError: they do not have the same number of rounds.
+    """
+    if len(reference.rounds) != len(ours.rounds):
+        raise ValueError(
+            f"{len(reference.rounds)} rounds against {len(ours.rounds)}; ratios are paired"
+        )
+    slow, fast = (
+        [statistics.fmean(round_) / times.work for round_ in times.rounds]
+        for times in (reference, ours)
+    )
+    paired = [a / b for a, b in zip(slow, fast, strict=True)]
+    value = summary(reference).mean / summary(ours).mean
+    return Ratio(value, statistics.median(paired), min(paired), max(paired))

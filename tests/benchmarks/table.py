@@ -1,0 +1,211 @@
+"""The lines of the benchmark: who is compared with whom, on what, and what is asked of us."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One way of doing a line's job.
+
+    Attributes:
+      name: how it is called in this line.
+      side: `reference` (PyTorch) or `ours`.
+      job, options: what the side's process prepares.
+      runs: runs a round; 0: its numbers are compared, its time is not taken.
+      least: runs in all, at least.
+      agrees: contenders of the same group must give the same numbers; "" stands alone.
+    """
+
+    name: str
+    side: str
+    job: str
+    options: dict[str, Any]
+    runs: int = 1
+    least: int = 0
+    agrees: str = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """`ours` is to be at least so many times faster than `against`; a stretch may be missed."""
+
+    ours: str
+    at_least: float
+    against: str = "torch"
+    allocator: str = "hugetlb"
+    stretch: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A job with its contenders, the reference first."""
+
+    name: str
+    title: str
+    unit: str
+    contenders: tuple[Contender, ...]
+    targets: tuple[Target, ...]
+    tolerance: float = 1e-6
+    note: str = ""
+
+
+BETTER_LAYOUT = "torch, channels last"
+PUBLISHED_FREEZE = "torch, encoder frozen as published"
+LITERAL = "torch, whole model for each"
+# Of the first step. PyTorch's two layouts are 2e-5 apart; what proves the step is float64, before.
+FLOAT32_LOSS = 1e-4
+LAYOUT_NOTE = (
+    "PyTorch runs in the original's memory layout (channels first), which costs it 1.2-1.5 times; "
+    "`channels last` is our ratio to the better one."
+)
+FROZEN_NOTE = (
+    "Frozen: our step reads cached encoder outputs, reading included; numbers are compared with "
+    "PyTorch's step behind an encoder in evaluation mode."
+)
+PASS_NOTE = (
+    "Pass: whole chromosomes of at least 1,800 genes, everything from records to the table of "
+    "predictions; PyTorch's time a gene is that of a batch of 4."
+)
+READING_NOTE = (
+    "Mutagenesis of a gene: all 6,000 substitutions of the 2 kb promoter of a gene with 15 "
+    "elements; PyTorch is timed on 64 of them (one, for the whole model) and scaled. Removal: its "
+    "loop is timed by single forwards."
+)
+
+
+def torch(name: str, job: str, *, agrees: str = "all", runs: int = 1, **options: Any) -> Contender:
+    """A contender on the reference's side."""
+    return Contender(name, "reference", job, options, runs, agrees=agrees)
+
+
+def ours(
+    name: str, job: str, *, runs: int = 1, least: int = 0, agrees: str = "all", **options: Any
+) -> Contender:
+    """A contender on our side."""
+    return Contender(name, "ours", job, options, runs, least, agrees)
+
+
+def _forward(batch: int, targets: tuple[Target, ...]) -> Line:
+    return Line(
+        f"forward_{batch}",
+        f"expression forward, batch {batch}",
+        "gene",
+        (
+            torch("torch", "forward", batch=batch),
+            torch(BETTER_LAYOUT, "forward", batch=batch, layout="channels_last"),
+            ours("packed", "forward", runs=8, least=32, batch=batch),
+            ours("11-mer table", "forward", runs=8, least=32, batch=batch, way="kmer_table"),
+        ),
+        targets,
+        note=LAYOUT_NOTE,
+    )
+
+
+def _train(batch: int, extra: tuple[Contender, ...], targets: tuple[Target, ...]) -> Line:
+    return Line(
+        f"train_{batch}",
+        f"train step with AdamW, padded statistics, batch {batch}",
+        "step",
+        (
+            torch("torch", "train", batch=batch),
+            torch(BETTER_LAYOUT, "train", batch=batch, layout="channels_last"),
+            ours("packed", "train", runs=batch, least=32, batch=batch),
+            *extra,
+        ),
+        targets,
+        tolerance=FLOAT32_LOSS,
+        note=LAYOUT_NOTE,
+    )
+
+
+def _removal(elements: int, slots: int, at_least: float) -> Line:
+    return Line(
+        f"removal_{elements}",
+        f"removal of each of {elements} elements, against a loop over {slots} slots",
+        "gene",
+        (
+            torch("torch", "removal", runs=3, elements=elements, slots=slots),
+            ours("perturb", "removal", runs=3, elements=elements),
+            ours("encoder and removals", "removal", runs=3, elements=elements, way="embedded"),
+            ours("with 11-mer table", "removal", runs=3, elements=elements, way="kmer_table"),
+        ),
+        (Target("perturb", at_least), Target("encoder and removals", at_least)),
+        tolerance=1e-5,
+        note=READING_NOTE,
+    )
+
+
+LINES = (
+    _forward(
+        4,
+        (
+            Target("packed", 18),
+            Target("packed", 20, allocator="default"),
+            Target("11-mer table", 65),
+            Target("11-mer table", 95, allocator="default"),
+        ),
+    ),
+    _forward(16, ()),
+    _train(4, (), (Target("packed", 8),)),
+    _train(
+        16,
+        (ours("8-mer tables", "train", runs=16, least=32, batch=16, tables=True),),
+        (
+            Target("8-mer tables", 18),
+            Target("8-mer tables", 25, stretch=True),
+            Target("packed", 17, allocator="default"),
+            Target("8-mer tables", 35, allocator="default", stretch=True),
+        ),
+    ),
+    Line(
+        "frozen_4",
+        "train step behind a frozen encoder, batch 4, cache warm",
+        "step",
+        (
+            torch("torch", "train", agrees="", batch=4),
+            torch(PUBLISHED_FREEZE, "train", agrees="", batch=4, encoder="frozen_as_published"),
+            torch("torch, frozen", "train", runs=0, agrees="all", batch=4, encoder="frozen"),
+            ours("cached", "train_cached", runs=16, least=32, batch=4),
+        ),
+        (Target("cached", 200), Target("cached", 80, against=PUBLISHED_FREEZE)),
+        tolerance=FLOAT32_LOSS,
+        note=FROZEN_NOTE,
+    ),
+    Line(
+        "pass",
+        "pass over a genome's genes, each distinct element once",
+        "gene",
+        (torch("torch", "genome_pass"), ours("without table", "genome_pass")),
+        (Target("without table", 60),),
+        note=PASS_NOTE,
+    ),
+    Line(
+        "window_256",
+        "all 768 substitutions of 256 bp, activity model",
+        "window",
+        (
+            torch("torch", "window_mutagenesis", window_bp=256),
+            ours("local", "window_mutagenesis", runs=8, window_bp=256),
+            ours("11-mer table", "window_mutagenesis", runs=8, window_bp=256, kmer_table=True),
+        ),
+        (Target("local", 40), Target("11-mer table", 100)),
+        tolerance=1e-5,
+    ),
+    Line(
+        "gene_2kb",
+        "all 6,000 substitutions of 2 kb in a gene of 15 elements",
+        "gene",
+        (
+            torch("torch", "gene_mutagenesis", elements=15),
+            torch(LITERAL, "gene_mutagenesis", agrees="", elements=15, literal=True),
+            ours("local", "gene_mutagenesis", elements=15),
+            ours("11-mer table", "gene_mutagenesis", elements=15, kmer_table=True),
+        ),
+        (Target("local", 200), Target("local", 10_000, against=LITERAL)),
+        tolerance=1e-5,
+        note=READING_NOTE,
+    ),
+    _removal(60, 61, 300),
+    _removal(15, 16, 60),
+)

@@ -1,0 +1,213 @@
+"""The first block from a table of k-mers equals the encoder on the same bases."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_inputs
+import tiny_models
+
+from epinformer_jax.data import batches, sequence
+from epinformer_jax.model import functional, kmers, packing
+from epinformer_jax.model.encoder import Background, Group, groups_of
+from epinformer_jax.train import tasks
+
+STEM_WIDTHS = (2, 3, 4)  # k-mers of 5, 6, 7 bases: both parities of width and lead
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    with tiny_models.quick_compilation():
+        yield
+
+
+def config_with(stem_width, model=tiny_models.EXPRESSION):
+    encoder = dataclasses.replace(tiny_models.ENCODER, stem_width=stem_width)
+    return dataclasses.replace(model, encoder=encoder)
+
+
+@functools.cache
+def weights(stem_width, model=tiny_models.EXPRESSION):
+    with jax.enable_x64(True):
+        return tiny_models.random_variables(
+            config_with(stem_width, model), seed=stem_width, dtype=jnp.float64
+        )
+
+
+@functools.cache
+def table_of(stem_width):
+    with jax.enable_x64(True):
+        return kmers.build(config_with(stem_width), weights(stem_width))
+
+
+def packed(codes, width, capacity, window=64):
+    rows = batches.pack_rows(codes, window, width, capacity)
+    return packing.PackedRows(**rows)
+
+
+def first_blocks(stem_width, rows, *, unknown=0.25, unknown_kmers=0):
+    """Of one group of rows, by the table and by the encoder's layers."""
+    config = config_with(stem_width)
+
+    @jax.jit
+    def both(variables, table, rows):
+        encoder = functional.bind(config, variables).encoder
+        bases = packing.expand(rows, unknown=0.0, dtype=jnp.float64)
+        by_table = kmers.first_block(
+            encoder,
+            table,
+            bases,
+            window_bp=64,
+            unknown=unknown,
+            dtype="float32",
+            unknown_kmers=unknown_kmers,
+        )
+        groups = groups_of([packing.expand(rows, unknown=unknown, dtype=jnp.float64)], 64)
+        assert (by_table.start, by_table.bases) == (groups[0].start // 2, 2)
+        return by_table.x, first_block(encoder, groups)
+
+    return both(weights(stem_width), table_of(stem_width), rows)
+
+
+def first_block(encoder, groups):
+    """The same by the layers, with the background at the edges of narrow windows."""
+    nothing = Background(jnp.zeros((1, 64, 4)), jnp.zeros(()))
+    (group,), _ = encoder.first_convolution(groups, nothing, dtype="float32")
+    block = encoder.blocks[0]
+    return block.finish(group.x, *block.norm.fixed(), "float32")
+
+
+@pytest.mark.parametrize("stem_width", STEM_WIDTHS)
+@pytest.mark.parametrize("width", [64, 48])
+def test_first_block_by_table_equals_the_layers_for_every_length_and_place(stem_width, width):
+    """Both parities of start and end, whole windows, elements shorter than a k-mer."""
+    longest = 64 if width == 64 else 48 - 2 * config_with(stem_width).encoder.reach_bp - 1
+    rng = np.random.default_rng(stem_width)
+    codes = [tiny_inputs.random_codes(rng, n, 0.0) for n in range(1, longest + 1)]
+    with jax.enable_x64(True):
+        got, expected = first_blocks(stem_width, packed(codes, width, len(codes)))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+    assert np.ptp(np.asarray(got), axis=0).max() > 0.1
+
+
+@pytest.mark.parametrize("unknown", [0.25, 0.0])
+@pytest.mark.parametrize("stem_width", STEM_WIDTHS)
+def test_unknown_bases_are_computed(stem_width, unknown):
+    """Single ones, runs, whole elements, next to either end."""
+    rng = np.random.default_rng(9)
+    codes = [tiny_inputs.random_codes(rng, n, 0.1) for n in (64, 63, 31, 30, 8, 3)]
+    codes.append(np.zeros(20, np.uint8))
+    codes[0][20:40] = 0
+    with jax.enable_x64(True):
+        got, expected = first_blocks(
+            stem_width, packed(codes, 64, 8), unknown=unknown, unknown_kmers=200
+        )
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("stem_width", [2, 3])
+def test_lookup_sees_the_bases_from_its_first_on(stem_width, first):
+    config = config_with(stem_width)
+    lead, width = kmers.block_frame(config.encoder).lead, stem_width + 3
+    rng = np.random.default_rng(3)
+    bases = sequence.one_hot(tiny_inputs.random_codes(rng, 64, 0.0)).astype(np.float64)[None]
+
+    @jax.jit
+    def expected(variables, x):
+        nothing = jnp.zeros(1, jnp.int32)
+        group = Group(x, 0, 1, jnp.ones(1), nothing, nothing)
+        return first_block(functional.bind(config, variables).encoder, [group])
+
+    with jax.enable_x64(True):
+        got = kmers.lookup(table_of(stem_width), jnp.asarray(bases[:, first:]))
+        # position 2 of the layers then begins at base `first`
+        moved = jnp.asarray(np.roll(bases, 4 - lead - first, axis=1))
+        expected = expected(weights(stem_width), moved)
+    count = (64 - first - width) // 2 + 1
+    assert got.shape[1] == count
+    np.testing.assert_allclose(got[:, :-3], expected[:, 2 : count - 1], rtol=0, atol=1e-12)
+
+
+# --- training
+
+
+COUNTS = (1, 3, 5, 4, 2, 5, 5, 5)
+
+
+@pytest.fixture(scope="module")
+def genes():
+    return tiny_models.random_genes(np.random.default_rng(0), tiny_models.EXPRESSION, COUNTS)
+
+
+@pytest.fixture(scope="module")
+def batch(genes):
+    plan = tiny_models.plan_for(genes, tiny_models.EXPRESSION, batch_size=9)
+    packed = batches.pack_genes(plan, *genes)
+    assert len(packed["rows"]) >= 3
+    return packed
+
+
+def trained(config, batch, variables, unknown_kmers, **options):
+    """Loss, statistics and gradients of one step."""
+    objective = tasks.Objective(config, "smooth_l1", unknown_kmers=unknown_kmers, **options)
+
+    @jax.jit
+    def step(variables, batch, key):
+        def loss(params):
+            return tasks.loss(objective, params, variables.stats, batch, key)
+
+        return jax.value_and_grad(loss, has_aux=True)(variables.params)
+
+    with jax.enable_x64(True):
+        return step(variables, batch, jax.random.key(3))
+
+
+@pytest.mark.parametrize(
+    ("stem_width", "statistics", "options"),
+    [(4, "padded", {"unknown_base": 0.0}), (3, "real", {"encoder": "frozen_as_published"})],
+)
+def test_a_training_step_by_tables_equals_the_direct_one(
+    stem_width, statistics, options, genes, batch
+):
+    config = dataclasses.replace(config_with(stem_width), statistics=statistics)
+    limit = batches.most_unknown_kmers(genes.sequences, batch_size=9, width=stem_width)
+    assert limit > 100
+    direct, tables = (
+        trained(config, batch, weights(stem_width), chosen, **options) for chosen in (None, limit)
+    )
+    tiny_models.assert_trees_close(tables, direct, atol=1e-12)
+    assert np.abs(direct[1]["head"]["output"]["kernel"]).max() > 0
+
+
+def test_tables_follow_flips_and_shifts_drawn_on_the_device(genes):
+    config = config_with(2)
+    plan = batches.make_plan(
+        [gene.lengths for gene in genes.sequences],
+        batch_size=8,
+        window_bp=64,
+        slots=5,
+        stride=config.encoder.stride,
+        margin_bp=config.encoder.reach_bp + 3,
+        layouts=1,
+    )
+    batch = batches.pack_genes(plan, *genes)
+    limit = batches.most_unknown_kmers(genes.sequences, batch_size=8, width=2)
+    direct, tables = (
+        trained(config, batch, weights(2), chosen, flip=True, shift_bp=3)
+        for chosen in (None, limit)
+    )
+    tiny_models.assert_trees_close(tables, direct, atol=1e-12)
+
+
+def test_the_largest_number_of_unknown_windows_is_that_of_the_worst_genes():
+    def gene(*texts):
+        return batches.Sequences([sequence.encode(text) for text in texts])
+
+    genes = [gene("ACGTNACGT", "ANNC"), gene("NACGT"), gene("ACGT", "AC"), gene("NNNN")]
+    # windows of 3 within a sequence: 3 + 2, 1, 0, 2
+    for size, most in ((1, 5), (2, 7), (3, 8), (9, 8)):
+        assert batches.most_unknown_kmers(genes, batch_size=size, width=3) == most
