@@ -164,7 +164,8 @@ def small_bench(monkeypatch, tmp_path):
             if module.endswith("networks"):
                 return {"expression": "made up"}
             if module.endswith("memory"):
-                return {"growth": 100 if "reference" in given else memory_growth}
+                grown = 100 if "reference" in given else memory_growth
+                return {"growth": {"usual": grown, "largest": 2 * grown}}
             if module.endswith("sweep"):
                 point = {"x": 1, "bases_per_gene": 2.0, "ms_per_gene": 3.0}
                 line = {"ms_per_kb": 1.0, "ms_at_0": 0.0, "r_squared": 1.0}

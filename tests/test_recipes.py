@@ -180,8 +180,10 @@ def test_a_finished_run_of_two_stages_is_left_as_it_is(finished, folder):
 def test_first_stage_keeps_sequences_labels_and_elements(folder):
     config = tiny(folder)
     genes = crossval.read_genes(config)
-    first, second = crossval._stages(config, genes, folder)
-    assert second.genes is genes and second.directory == folder
+    place = crossval.Place(folder, "run")
+    first, second = crossval._stages(config, genes, place)
+    assert second.genes is genes and second.place == place
+    assert first.place.directory == folder / crossval.FIRST_STAGE
     assert first.genes.data.sequences is genes.data.sequences
     np.testing.assert_array_equal(first.genes.labels, genes.labels)
     assert not first.genes.data.gene_features[:, 8].any()

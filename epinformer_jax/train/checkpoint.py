@@ -19,6 +19,7 @@ import json
 import logging
 import shutil
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ from epinformer_jax.model.functional import Tree, Variables, shapes
 
 FORMAT = 1
 FOLDER = "checkpoints"
+# orbax counts its operations process-wide: two folds that save at once would mix up its signals.
+_ONE_SAVE = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +139,11 @@ class Checkpoints:
             state=self._ocp.args.StandardSave(host), record=self._ocp.args.JsonSave(record)
         )
         finite = float(score) if np.isfinite(score) else -1e30
-        if not self._manager.save(step, args=args, metrics={"score": finite}):
+        with _ONE_SAVE:
+            saved = self._manager.save(step, args=args, metrics={"score": finite})
+            if threading.current_thread() is not threading.main_thread():
+                self._manager.wait_until_finished()
+        if not saved:
             raise ValueError(
                 f"{self.directory}: step {step} was not saved; steps {self.steps()} are there "
                 "already"

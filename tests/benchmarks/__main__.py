@@ -196,14 +196,15 @@ class Bench:
                 way: self.once("memory", way, str(MEMORY_BATCH), allocator=allocator)["growth"]
                 for way in (memory.REFERENCE, *memory.OURS)
             }
+            reference = grown[memory.REFERENCE]["usual"]
             for way in memory.OURS:
-                share = grown[way] / grown[memory.REFERENCE]
+                share = grown[way]["usual"] / reference
                 self.found["memory"].append(
                     {
                         "allocator": allocator,
                         "batch": MEMORY_BATCH,
                         "ours": way,
-                        "bytes": {"reference": grown[memory.REFERENCE], "ours": grown[way]},
+                        "bytes": {"reference": reference, **grown[way]},
                         "share": share,
                         "at_most": MEMORY_SHARE,
                         "passed": share <= MEMORY_SHARE,

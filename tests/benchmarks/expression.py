@@ -193,19 +193,25 @@ class Training:
         return jax.block_until_ready((self.state, loss))
 
 
-def compiled_step(
-    setting: Setting, *, batch: int, tables: bool = False
-) -> Callable[[int], list[float]]:
-    """A step on the largest of the stream's batches, compiled and not run."""
+def compiled_steps(
+    setting: Setting, *, batch: int, tables: bool
+) -> dict[str, Callable[[], jax.Array]]:
+    """Steps on the stream's batch of median size and on its largest, compiled and not run."""
     batches, _ = stream(setting, batch)
-    largest = put_batch(max(batches, key=lambda b: sum(r["nibbles"].size for r in b["rows"])))
+    by_size = sorted(batches, key=lambda b: sum(rows["nibbles"].size for rows in b["rows"]))
     training = Training(setting, objective(setting, tables=tables))
-    program = training.step.lower(training.state, largest, training.key).compile()
 
-    def run(_: int) -> list[float]:
-        return [float(jax.block_until_ready(program(training.state, largest, training.key))[1])]
+    def step_on(chosen: Batch) -> Callable[[], jax.Array]:
+        packed = put_batch(chosen)
+        program = training.step.lower(training.state, packed, training.key).compile()
 
-    return run
+        def step() -> jax.Array:
+            training.state, loss = program(training.state, packed, training.key)
+            return jax.block_until_ready(loss)
+
+        return step
+
+    return {"usual": step_on(by_size[len(by_size) // 2]), "largest": step_on(by_size[-1])}
 
 
 JOBS = {"forward": forward, "train": train, "train_cached": train_cached}

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.memory SETTING WAY BATCH     (run by the benchmark)
 
-WAY is `reference`, or one of ours; ours runs the largest batch of the stream. Counts from the moment before the first step, when imports, weights, batch and, on our side, the
-compiled program (of the program's own cache where it is there) are in place. Linux only.
+WAY is `reference`, or one of ours; ours runs the stream's batch of median size, then its largest.
+Counts from the moment before the first step, when imports, weights, batch and, on our side, the
+compiled programs are in place. Linux only.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import pathlib
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from tests.benchmarks.setting import Setting
 
@@ -74,24 +76,29 @@ def _mark() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def step_of(setting: Setting, way: str, batch: int):
-    """A training step that has been prepared, not run."""
+def steps_of(setting: Setting, way: str, batch: int) -> dict[str, Callable[[], object]]:
+    """Training steps that have been prepared, not run, by the size of their batch."""
     if way == REFERENCE:
         from tests.benchmarks import reference
 
-        return reference.train(setting, batch=batch).run
+        prepared = reference.train(setting, batch=batch)
+        return {"usual": lambda: prepared.run(0)}
     from tests.benchmarks import expression
 
-    return expression.compiled_step(setting, batch=batch, tables=OURS[way])
+    return expression.compiled_steps(setting, batch=batch, tables=OURS[way])
 
 
 def main() -> None:
-    """Runs one step and prints its growth as JSON."""
+    """Runs the steps and prints their growth as JSON."""
     text, way, batch = sys.argv[1:]
-    run = step_of(Setting.from_text(text), way, int(batch))
-    with Peak() as peak:
-        loss = run(0)
-    print(json.dumps({"before": peak.before, "growth": peak.growth, "loss": loss}))
+    steps = steps_of(Setting.from_text(text), way, int(batch))
+    growth, before = {}, None
+    for size, step in steps.items():
+        with Peak() as peak:
+            step()
+        before = peak.before if before is None else before
+        growth[size] = peak.largest - before
+    print(json.dumps({"before": before, "growth": growth}))
 
 
 if __name__ == "__main__":

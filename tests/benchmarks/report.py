@@ -72,7 +72,7 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, Row]]:
     for line in found["lines"]:
         yield from _line_rows(line)
     for memory in found.get("memory", []):
-        ours, reference = memory["bytes"]["ours"], memory["bytes"]["reference"]
+        ours, largest, reference = (memory["bytes"][k] for k in ("usual", "largest", "reference"))
         yield (
             "memory",
             [
@@ -80,8 +80,8 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, Row]]:
                 memory["allocator"],
                 size(reference),
                 memory["ours"],
-                size(ours),
-                f"{reference / ours:.1f}x less",
+                f"{size(ours)} (largest batch {size(largest)})",
+                f"{reference / ours:.1f}x less (largest {reference / largest:.1f}x)",
                 "",
                 f"{1 / memory['at_most']:.0f}x less",
                 _verdict(memory),
@@ -240,23 +240,23 @@ def _rounds_table(found: dict[str, Any]) -> str:
 
 
 def speed_figure(lines: list[dict[str, Any]]) -> Figure:
-    """A point with its spread for each line, contender and allocator; short bars are targets."""
+    """A point with its spread for each line, contender and allocator; bars are targets."""
     entries = [
-        (line, name, next(iter(ratios.values())))
+        (line, name, *next(iter(ratios.items())))
         for line in lines
         for name, ratios in line["ratios"].items()
     ]
-    figure = Figure(figsize=(8, 1 + 0.28 * len(entries)), layout="constrained")
+    figure = Figure(figsize=(11, 1 + 0.28 * len(entries)), layout="constrained")
     axes = figure.subplots()
-    for row, (line, name, ratio) in enumerate(entries):
+    for row, (line, name, against, ratio) in enumerate(entries):
         colour = plots.BLUE if line["allocator"] == "hugetlb" else plots.ORANGE
         axes.plot([ratio["low"], ratio["high"]], [row, row], color=colour, linewidth=2)
         axes.plot(ratio["value"], row, "o", color=colour, markersize=5)
         for target in line["targets"]:
-            if target["ours"] == name:
+            if (target["ours"], target["against"]) == (name, against):
                 axes.plot(target["at_least"], row, "|", color=plots.DARK, markersize=12)
     axes.set_yticks(range(len(entries)))
-    labels = [f"{line['title']}, {name} ({line['allocator']})" for line, name, _ in entries]
+    labels = [f"{line['title']}, {name} ({line['allocator']})" for line, name, *_ in entries]
     axes.set_yticklabels(labels, fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
