@@ -25,14 +25,16 @@ def on_stderr() -> Iterator[None]:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(is_ours_or_warns)
     handler.setFormatter(_OneLine())
-    level = logger.level
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # else a handler of the root, which libraries may add, shows all again
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = propagate
 
 
 class _OneLine(logging.Formatter):

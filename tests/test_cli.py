@@ -248,3 +248,19 @@ def test_a_gene_tested_twice_is_refused(tmp_path):
             genes.examples[:12], genes.link_signal_names, genes.gene_signal_names, genes.labels[:12]
         )
         benchmark_expression.compare(none, {"a": fold}, {})
+
+
+def test_lines_of_libraries_stay_off_the_screen_and_ours_come_once(capsys):
+    """A library may have given the root logger a handler of its own."""
+    root, handler = std_logging.getLogger(), std_logging.StreamHandler(sys.stderr)
+    root.addHandler(handler)
+    try:
+        with messages.on_stderr():
+            logger = std_logging.getLogger("absl")
+            logger.warning("told once")
+            logger.handle(
+                logger.makeRecord("absl", std_logging.INFO, "/lib/orbax.py", 1, "x", (), None)
+            )
+    finally:
+        root.removeHandler(handler)
+    assert capsys.readouterr().err == "warning: told once\n"
