@@ -502,6 +502,7 @@ def test_a_published_expression_model_is_described(shared_data, tmp_path):
     _, info = checkpoint.load_model(convert.convert(weights, tmp_path / "model"))
     assert features.from_dict(info.schema) == features.schema("published", "PE-Activity-HiC")
     assert info.label == "rna" and info.label_transform["sd"] == pytest.approx(1.06220, abs=1e-4)
+    assert set(info.feature_quantiles) == {"activity", "promoter_activity"}
     fold = folds.published_folds()["fold_11"]
     assert info.chromosomes["test"] == list(fold.test) == ["chr22", "chrX"]
     assert info.element_rule["max_elements"] == 60 and info.model.heads == 4

@@ -34,7 +34,7 @@ def read_text(path: str | os.PathLike, *, allow_empty: bool = False) -> pd.DataF
 
     Raises:
       ValueError: no header, no rows (unless `allow_empty`), a column twice, a line with another
-        number of fields, an empty line between others, or not UTF-8 text.
+        number of fields, an empty line between others, not UTF-8 text, or no such file.
       OSError: the file cannot be read.
     """
     text = _content(Path(path))
@@ -221,7 +221,10 @@ def write_table(
 
 
 def _content(path: Path) -> str:
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
     try:
         if raw.startswith(_GZIP_MAGIC):
             raw = gzip.decompress(raw)
