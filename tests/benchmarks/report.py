@@ -31,6 +31,12 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# The table has nine columns: more room than a report's, and lines of text as long as they need.
+WIDE = (
+    "body { max-width: 96rem; } table { font-size: .78rem; } td:first-child { min-width: 15rem; }"
+)
+
+
 def page(found: dict[str, Any]) -> str:
     """The report as one HTML page that needs nothing else."""
     rows = [("", [escape(cell) for cell in cells]) for _, cells in _rows(found)]
@@ -49,7 +55,7 @@ def page(found: dict[str, Any]) -> str:
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>Benchmark</title><style>{CSS}</style></head><body>\n"
+        f"<title>Benchmark</title><style>{CSS}{WIDE}</style></head><body>\n"
         f"<h1>Speed beside PyTorch</h1>\n{body}\n</body></html>\n"
     )
 
