@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from data_prep import plans
+from data_prep import expression, plans
 from data_prep.split_writers import Storage, Writer, processes, write_here
 from epinformer_jax.data import atomic, elements, records, tables
 from epinformer_jax.data.elements import ElementRule
@@ -102,10 +102,9 @@ def build(
             plan, counts, dropped = plans.plan_genes(
                 frame, pairs, genome, split_of, rule, promoter_bp
             )
-            write(
-                plan,
-                plan.manifest(genome, counts, _inputs(genes=genes, links=links, contigs=contigs)),
-            )
+            inputs = _inputs(genes=genes, links=links, contigs=contigs)
+            transforms = expression.label_transforms(genes, plan.label_names)
+            write(plan, plan.manifest(genome, counts, inputs, transforms))
         if windows is not None:
             frame = tables.read_windows(
                 windows, labels=window_labels, allow_missing_labels=allow_missing_labels

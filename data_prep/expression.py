@@ -5,8 +5,9 @@ table: `z-log10` is z(log10(x + 0.1)) with mean and sd (ddof 0) over the genes t
 published RNA labels; `log10p1` is log10(x + 1), as the published CAGE labels.
 """
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,10 +16,13 @@ import pandas as pd
 from jaxtyping import Float64
 
 from data_prep.annotation import strip_version
+from data_prep.outputs import sibling
 from data_prep.text_input import read_table
 from epinformer_jax.data.chromosomes import suggest
 
 TRANSFORMS = ("z-log10", "log10p1", "none")
+# As `epinformer_jax.data.label_scale` calls them.
+_LABEL_SCALES = {"z-log10": "z_log10", "log10p1": "log10"}
 _OFFSETS = {"z-log10": 0.1, "log10p1": 1.0}
 
 
@@ -47,6 +51,31 @@ class Transform:
     def to_dict(self) -> dict[str, Any]:
         """The transform as plain values, for JSON."""
         return asdict(self)
+
+
+def label_transforms(genes: str | os.PathLike, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How the labels of a genes table were made, as the JSON file beside it says; empty where there
+    is none, and without labels that it doesn't speak of.
+
+    Raises:
+      ValueError: the file is none that `python -m data_prep genes` writes.
+    """
+    path = sibling(genes, ".json")
+    if not path.is_file():
+        return {}
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        return {
+            name: {"name": _LABEL_SCALES[stated[name]["name"]]}
+            | {field: float(stated[name][field]) for field in ("offset", "mean", "sd")}
+            for name in labels
+            if name in stated and stated[name]["name"] != "none"
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: does not say how labels were made ({error!r}); it belongs to {genes}: make "
+            "both with `python -m data_prep genes`, or move it away"
+        ) from None
 
 
 def fit_transform(name: str, values: Float64[np.ndarray, " n"]) -> Transform:

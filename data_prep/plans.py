@@ -42,13 +42,18 @@ class GenePlan:
         """Splits with genes, in natural order."""
         return chromosomes.natural_order(self.genes["split"])
 
-    def manifest(self, genome: Genome, counts: dict, inputs: dict) -> Manifest:
-        """What the dataset will say about itself, before its shards are known."""
+    def manifest(
+        self, genome: Genome, counts: dict, inputs: dict, transforms: dict | None = None
+    ) -> Manifest:
+        """What the dataset will say about itself, before its shards are known; `transforms`: how
+        labels were made (`expression.label_transforms`).
+        """
         return Manifest(
             kind="genes",
             link_signal_names=self.link_signal_names,
             gene_signal_names=self.gene_signal_names,
             label_names=self.label_names,
+            label_transforms=transforms or {},
             window_bp=self.rule.window_bp,
             promoter_bp=self.promoter_bp,
             element_rule=self.rule.to_dict(),

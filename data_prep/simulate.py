@@ -35,7 +35,8 @@ Made in DIR:
     CELL/dnase.bam, h3k27ac.bam (.bai), dnase.bw, h3k27ac.bw (reads covering each base),
     CELL/peaks.narrowPeak (distal; one record a summit; summit +-100 bp, merged, without the
     blacklisted ones, are the elements), promoter_peaks.narrowPeak, contacts.mcool
-    prepared/CELL/genes.tsv, elements.tsv, links.tsv, windows.tsv: by the published rules
+    prepared/CELL/genes.tsv (genes.json: how its label was made), elements.tsv, links.tsv,
+    windows.tsv: by the published rules
     truth/motifs.jaspar, truth/CELL/truth.tsv, motifs.tsv, promoters.tsv, truth.json
     manifest.json: settings, and size and SHA-256 of every file
 """
@@ -51,6 +52,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.outputs import write_json
 from data_prep.simulation import annotation, contacts, mrna, prepared, reads, sequence, truth
 from data_prep.simulation.layout import Layout, lay_out
 from data_prep.simulation.motifs import jaspar_text
@@ -179,6 +181,8 @@ def _write_cell(
     )
     window_table = prepared.windows_table(layout, settings, signals, cell)
     annotation.write_tsv(tables / "genes.tsv", gene_table, number="%.9g")
+    labels = {"rna": prepared.label_transform(planted.rpkm).to_dict()}
+    write_json({"labels": labels}, tables / "genes.json")
     annotation.write_tsv(tables / "elements.tsv", element_table, number="%.9g")
     annotation.write_tsv(tables / "links.tsv", link_table, number="%.9g")
     annotation.write_tsv(tables / "windows.tsv", window_table, number="%.9g")

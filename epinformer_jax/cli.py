@@ -6,6 +6,7 @@ An expected failure (bad input, unreadable file, no such model) is one line on s
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 
 from epinformer_jax import messages
@@ -111,6 +112,8 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
     "report": _report,
 }
 PROGRAM = "epinformer"
+# Options that name a file or folder to read, whatever the command.
+INPUTS = "model fasta genes links contigs dataset windows vcf background effects swap truth scores"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(parser)
         args = parser.parse_args(rest)
         try:
+            _check_inputs(args)
             return module.run(args)
         except (ValueError, OSError) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -141,6 +145,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             return 130
+
+
+def _check_inputs(args: argparse.Namespace) -> None:
+    """Refuses inputs that are not there at once: loading models would take seconds before.
+
+    Raises:
+      ValueError: one is not there.
+    """
+    for name in INPUTS.split():
+        given = getattr(args, name, None)
+        for path in given if isinstance(given, list) else [given]:
+            if isinstance(path, Path) and not path.exists():
+                raise ValueError(f"{path}: no such file or folder (--{name})")
 
 
 def _overview() -> str:

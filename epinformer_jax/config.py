@@ -125,7 +125,8 @@ FIELDS: dict[str, Any] = {
         "label_unit": _text("", "unit of the label, for tables and plots"),
         "label_transform": _text(
             "",
-            "how the label was made, such as z_log10,offset=0.1,mean=0.2,sd=1.1; for fold changes",
+            "how the label was made, such as z_log10,offset=0.1,mean=0.2,sd=1.1, for fold changes; "
+            "empty: as the data set says",
         ),
         "activity_label": _text("log2_activity", "label column the activity model predicts"),
         "genome": _text("", "name of the assembly, stored with the model"),

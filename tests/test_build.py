@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import itertools
+import json
 import pickle
 import re
 
@@ -133,6 +134,20 @@ def test_the_manifest_tells_what_was_built_from_what(built, tmp_path):
     digest = hashlib.sha256((tmp_path / "links.tsv").read_bytes()).hexdigest()
     assert manifest.inputs["links"] == {"file": "links.tsv", "sha256": digest}
     assert str(tmp_path) not in (built.directory / "genes" / "manifest.json").read_text()
+
+
+def test_the_manifest_says_how_labels_were_made_if_the_table_came_with_that(tmp_path, inputs):
+    rna = {"name": "z-log10", "offset": 0.1, "mean": 0.2, "sd": 1.1, "n": 5, "table": "x.tsv"}
+    beside = tmp_path / "genes.json"
+    beside.write_text(json.dumps({"labels": {"rna": rna, "not_built": {}}}))
+    made = build(tmp_path / "out", **inputs, rule=RULE)
+    expected = {"rna": {"name": "z_log10", "offset": 0.1, "mean": 0.2, "sd": 1.1}}
+    assert made.genes.label_transforms == expected
+    assert records.read_manifest(tmp_path / "out" / "genes").label_transforms == expected
+    beside.write_text(json.dumps({"labels": {"rna": {"name": "sqrt"}}}))
+    with pytest.raises(ValueError, match=r"genes\.json: does not say how labels were made"):
+        build(tmp_path / "again", **inputs, rule=RULE)
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])

@@ -12,7 +12,7 @@ import tiny_inputs
 from absl import logging
 
 from epinformer_jax import cli, messages
-from epinformer_jax.analysis import benchmark_expression, summary
+from epinformer_jax.analysis import benchmark_expression, ensembles, summary
 from epinformer_jax.analysis.benchmark_expression import Genes
 from epinformer_jax.data import elements, tables
 from epinformer_jax.data.folds import Fold
@@ -52,6 +52,13 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, capsys):
     streams = capsys.readouterr()
     assert streams.err.startswith("error: ") and streams.err.count("\n") == 1
     assert not streams.out
+
+
+def test_a_missing_input_is_refused_before_any_model_is_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ensembles, "load_models", lambda *_, **__: pytest.fail("loaded"))
+    given = ["--model", str(tmp_path), "--genes", "no.tsv", "--fasta", str(tmp_path)]
+    assert cli.main(["predict", *given, "--out", "nowhere.tsv"]) == 2
+    assert capsys.readouterr().err == "error: no.tsv: no such file or folder (--genes)\n"
 
 
 def test_unknown_command_and_option_are_named(capsys):

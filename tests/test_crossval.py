@@ -14,6 +14,7 @@ import tiny_datasets
 import tiny_models
 import tiny_runs
 
+from epinformer_jax.data import records
 from epinformer_jax.data.folds import Fold
 from epinformer_jax.train import (
     crossval,
@@ -240,7 +241,11 @@ def test_the_model_says_how_its_label_was_made(data):
     stated = "z_log10,offset=0.1,mean=0.2,sd=1.1"
     config = tiny_runs.config_for(data, data__label_transform=stated, data__label_unit="z")
     expected = {"unit": "z", "name": "z_log10", "offset": 0.1, "mean": 0.2, "sd": 1.1}
-    assert crossval._label_transform(config) == expected
+    manifest = records.Manifest("genes", label_transforms={"rna": {"name": "log10", "offset": 1.0}})
+    assert crossval._label_transform(config, manifest) == expected
+    config.data.label_transform = ""
+    said_by_data = {"unit": "z", "name": "log10", "offset": 1.0}
+    assert crossval._label_transform(config, manifest) == said_by_data
 
 
 def test_an_unknown_label_transform_is_refused_before_any_training(data, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from data_prep.expression import Transform, fit_transform
 from data_prep.simulation.layout import Layout
 from data_prep.simulation.reads import Reads, activity
 from data_prep.simulation.rule import pairs_within
@@ -24,7 +25,6 @@ PROMOTER_FLANK_BP = 500
 _NEGATIVE_SHARE = 0.05
 _NEGATIVE_CLEARANCE_BP = 1_000
 _ACTIVITY_OFFSET = 0.1
-_RPKM_OFFSET = 0.1
 
 
 class Signals(NamedTuple):
@@ -46,10 +46,9 @@ def measure(
     return Signals(*counts.values(), *rpm.values(), activity(rpm["dnase"], rpm["h3k27ac"]))
 
 
-def standardised_label(rpkm: Float64[np.ndarray, " G"]) -> np.ndarray:
-    """z(log10(RPKM + 0.1)) over the given genes, ddof 0."""
-    value = np.log10(rpkm + _RPKM_OFFSET)
-    return (value - value.mean()) / value.std()
+def label_transform(rpkm: Float64[np.ndarray, " G"]) -> Transform:
+    """The label's transform: z(log10(RPKM + 0.1)) over the given genes."""
+    return fit_transform("z-log10", rpkm)
 
 
 def gene_ids(layout: Layout) -> np.ndarray:
@@ -92,7 +91,7 @@ def genes_table(
         "promoter_activity": signals.activity,
         "promoter_dnase": signals.dnase,
         "promoter_h3k27ac": signals.h3k27ac,
-        "rna": standardised_label(rpkm),
+        "rna": label_transform(rpkm).apply(rpkm),
     }
     return pd.DataFrame(columns)
 

@@ -23,13 +23,15 @@ class Manifest:
     `window_bp`: longest element (genes) or longest window (windows). `splits`: split -> list of
     shards, each {file, bytes, sha256, records}. `fingerprint`: sha256 over the shard hashes, in
     natural order of splits. `genome`: {name, contigs, fingerprint}. `inputs`: table -> {file,
-    sha256}. `counts`: name -> number.
+    sha256}. `counts`: name -> number. `label_transforms`: label -> {name, offset, mean, sd}, of
+    labels whose making is known (`data.label_scale`).
     """
 
     kind: str
     link_signal_names: tuple[str, ...] = ()
     gene_signal_names: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ()
+    label_transforms: dict = dataclasses.field(default_factory=dict)
     window_bp: int = 2000
     promoter_bp: int = 2000
     element_rule: dict = dataclasses.field(default_factory=dict)

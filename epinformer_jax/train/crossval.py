@@ -67,7 +67,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> os.Pat
     workdir = rundir.folder(workdir)
     needs_windows = config.task == "activity" or config.encoder.source == "pretrain"
     networks.check(config)
-    _label_transform(config)
+    _stated_transform(config)
     evaluation.read_ceiling(config.data.ceiling)
     genes = read_genes(config) if config.task == "expression" else None
     windows = read_windows(config) if needs_windows else None
@@ -268,17 +268,22 @@ def expression_objective(config, genes: Genes) -> tasks.Objective:
     )
 
 
-def _label_transform(config) -> dict[str, Any]:
-    """How the label was made, as the model will say it.
+def _stated_transform(config) -> dict[str, Any]:
+    """How the label was made, by the configuration; empty where it leaves that to the data.
 
     Raises:
-      ValueError: the configuration states it in a way that is not known.
+      ValueError: it is stated in a way that is not known.
     """
     stated = config.data.label_transform
     try:
-        made = label_scale.read_transform(stated) if stated else {}
+        return label_scale.read_transform(stated) if stated else {}
     except ValueError as error:
         raise ValueError(f"config.data.label_transform: {error}") from None
+
+
+def _label_transform(config, manifest: Manifest) -> dict[str, Any]:
+    """How the label was made, as the model will say it: as configured, else as the data say."""
+    made = _stated_transform(config) or manifest.label_transforms.get(config.data.label, {})
     return {"unit": config.data.label_unit, **made}
 
 
@@ -290,7 +295,7 @@ def _train_stage(config, fold: Fold, stage: _Stage, start: Variables, with_cache
         model=objective.model,
         schema=genes.schema.to_dict(),
         label=config.data.label,
-        label_transform=_label_transform(config),
+        label_transform=_label_transform(config, genes.manifest),
         unknown_base=genes.schema.unknown_base,
         element_rule={**genes.manifest.element_rule, "max_elements": config.model.max_elements},
         chromosomes=_chromosomes(fold, genes.manifest),
