@@ -76,7 +76,9 @@ def run_python():
 
     def run(*arguments, devices: int = 1, timeout: float = 240, cwd=None, env=None):
         environment = dict(os.environ)
-        environment.pop("XLA_FLAGS", None)
+        # how it compiles is for all processes, how many devices it has is not
+        flags = environment.pop("XLA_FLAGS", "").split()
+        environment["XLA_FLAGS"] = " ".join(f for f in flags if "device_count" not in f)
         paths = [str(REPOSITORY), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         environment.update(JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices))

@@ -27,8 +27,10 @@ def free_port() -> int:
 def together(repository, cache, *arguments, count=2, devices=1):
     """Exit codes and outputs of `count` processes that join each other on the loopback address."""
     paths = f"{repository}{os.pathsep}{repository / 'tests'}"
+    flags = os.environ.get("XLA_FLAGS", "").split()
     environment = {
-        **{k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+        **os.environ,
+        "XLA_FLAGS": " ".join(flag for flag in flags if "device_count" not in flag),
         "PYTHONPATH": paths,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
