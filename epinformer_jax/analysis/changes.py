@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from tqdm import tqdm
 
-from epinformer_jax.analysis import inputs, slots
+from epinformer_jax.analysis import distinct, inputs, slots
+from epinformer_jax.analysis.distinct import KmerTable
 from epinformer_jax.analysis.ensembles import Model
 from epinformer_jax.analysis.inputs import GeneInputs
 from epinformer_jax.analysis.slots import Edit, Embedded
@@ -21,6 +22,7 @@ from epinformer_jax.data import features, sequence
 from epinformer_jax.data.batches import Sequences
 from epinformer_jax.data.features import FeatureSchema
 from epinformer_jax.data.loader import GeneSet
+from epinformer_jax.model.kmers import Table
 
 Codes = UInt8[np.ndarray, "_"]
 # What a dose multiplies: activity is sqrt(DNase x H3K27ac), so both scale as it does.
@@ -72,6 +74,8 @@ class Run:
       changes: all of them on all elements.
       swaps: sequences that changes name.
       batch_size: genes encoded at once.
+      kmer_table: auto, on or off, as `distinct.kmer_table` takes it.
+      tables: tables that are there already, by model name.
     """
 
     genes: GeneInputs
@@ -79,6 +83,8 @@ class Run:
     changes: Sequence[Change]
     swaps: Mapping[str, Codes]
     batch_size: int
+    kmer_table: KmerTable = "auto"
+    tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
 
 
 def run_changes(
@@ -105,16 +111,26 @@ def run_changes(
             chosen = np.flatnonzero(mine & (counts > 0))
             before = np.full(len(counts), np.nan)
             after = np.full((len(run.changes), int(counts.sum())), np.nan)
+            table = run.tables.get(model.name) or _table(run, model, strands, chosen)
             for turned, data in enumerate(strands):
-                for gene, reference, values in _one_strand(run, model, data, chosen, bool(turned)):
+                found = _one_strand(run, model, table, data, chosen, bool(turned))
+                for gene, reference, values in found:
                     inside = slice(first[gene], first[gene] + counts[gene])
                     sofar = (before[gene], after[:, inside]) if turned else (0.0, 0.0)
                     before[gene] = sofar[0] + reference / len(strands)
                     after[:, inside] = sofar[1] + values / len(strands)
                     bar.update(1)
+            del table  # 2 GB: not two at once
             befores.append(before)
             afters.append(after)
     return _over_models(np.stack(befores), np.stack(afters), counts, speaking)
+
+
+def _table(run: Run, model: Model, strands: Sequence[GeneSet], chosen) -> Table | None:
+    """A k-mer table, where it is wanted for the genes' distinct sequences."""
+    codes = {own.tobytes() for i in chosen for own in strands[0].sequences[i].codes}
+    bases = len(strands) * sum(map(len, codes))
+    return distinct.kmer_table(model, bases, run.kmer_table) if bases else None
 
 
 def _over_models(befores, afters, counts, speaking) -> Effects:
@@ -133,7 +149,12 @@ def _over_models(befores, afters, counts, speaking) -> Effects:
 
 
 def _one_strand(
-    run: Run, model: Model, data: GeneSet, chosen: Int[np.ndarray, "_"], turned: bool
+    run: Run,
+    model: Model,
+    table: Table | None,
+    data: GeneSet,
+    chosen: Int[np.ndarray, "_"],
+    turned: bool,
 ) -> Iterator[tuple[int, float, Float[np.ndarray, "C _"]]]:
     """Yields a gene, its prediction as it is, and its predictions [changes, elements]; the model's
     weights are on the device.
@@ -142,7 +163,7 @@ def _one_strand(
     sequences = [data.sequences[i] for i in chosen]
     swaps = [sequence.reverse_complement(c) if turned else c for c in run.swaps.values()]
     sequences += [Sequences([codes]) for codes in swaps]
-    embedded = slots.embed_all(model, sequences, batch_size=run.batch_size)
+    embedded = slots.embed_all(model, sequences, batch_size=run.batch_size, table=table)
     embedded, swaps = embedded[: len(chosen)], embedded[len(chosen) :]
     swapped = dict(zip(run.swaps, (own.embeddings[0] for own in swaps), strict=True))
     counts = np.array([len(own.embeddings) - 1 for own in embedded], np.int64)

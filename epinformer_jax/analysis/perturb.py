@@ -17,6 +17,7 @@ from absl import logging
 
 from epinformer_jax.analysis import activity, changes, ensembles, predict, scales
 from epinformer_jax.analysis.changes import SCALED, Change, Codes, Effects
+from epinformer_jax.analysis.distinct import KmerTable
 from epinformer_jax.analysis.element_table import (
     add_gene_argument,
     element_counts,
@@ -27,6 +28,7 @@ from epinformer_jax.analysis.ensembles import Ensemble, Model
 from epinformer_jax.analysis.inputs import GeneInputs
 from epinformer_jax.data import features, label_scale, tables
 from epinformer_jax.data.features import FeatureSchema
+from epinformer_jax.model.kmers import Table
 
 DESCRIPTION = """\
 Predict what each element of a gene does to its expression, by changing one element at a time:
@@ -60,6 +62,8 @@ def perturb_elements(
     force: bool = False,
     average_strands: bool = False,
     batch_size: int = predict.BATCH_SIZE,
+    kmer_table: KmerTable = "auto",
+    tables: Mapping[str, Table] | None = None,
     show_progress: bool = False,
 ) -> pd.DataFrame:
     """One row a gene, element and change.
@@ -76,6 +80,8 @@ def perturb_elements(
         alone and once with its activity.
       label_transform: how the label was made, instead of what the model says.
       promoters: chrom and tss of all genes, for the class; of the genes given without that.
+      kmer_table: auto, on or off; see `analysis.predict.predict_expression`.
+      tables: k-mer tables (mutagenesis.build_tables) that are there already, by model name.
 
     Raises:
       ValueError: nothing to change, no gene with an element, a dose that is negative or changes
@@ -96,7 +102,7 @@ def perturb_elements(
     speaking = ensembles.speakers(models, genes.splits, ids, ensemble)
     scales.check(models, genes, force=force)
     effects = changes.run_changes(
-        changes.Run(genes, schema, wanted, swaps, batch_size),
+        changes.Run(genes, schema, wanted, swaps, batch_size, kmer_table, tables or {}),
         models,
         counts,
         speaking,
@@ -147,6 +153,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_label_argument(parser: argparse.ArgumentParser) -> None:
     """The option that says how the label was made, for fold changes."""
+    predict.add_table_argument(parser)
     parser.add_argument(
         "--label-transform",
         type=_transform,
@@ -188,6 +195,7 @@ def run(args: argparse.Namespace) -> int:
         force=args.force,
         average_strands=args.average_strands,
         batch_size=args.batch_size,
+        kmer_table=args.kmer_table,
         show_progress=True,
     )
     tables.write_table(table, args.out, float_format="%.7g")

@@ -127,6 +127,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="mean of all sequences and their other strand",
     )
+    add_table_argument(parser)
+
+
+def add_table_argument(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that may encode so much that a k-mer table pays."""
     parser.add_argument(
         "--kmer-table",
         choices=distinct.KMER_TABLES,

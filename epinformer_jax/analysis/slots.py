@@ -9,7 +9,7 @@ Dimension letters as in model.architecture; E = S - 1 elements.
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from epinformer_jax.model import functional, packing
 from epinformer_jax.model.architecture import ExpressionConfig
 from epinformer_jax.model.encoder import Background, groups_of
 from epinformer_jax.model.functional import Variables
+from epinformer_jax.model.kmers import Table
 
 BUCKETS = (8, 16, 32, 64, 128)  # elements; the last one used is the model's own number
 TOKENS_AT_ONCE = 1 << 15  # slots in all copies of all genes of one call: bounds memory
@@ -147,16 +148,22 @@ def embed_all(
     sequences: Sequence[Sequences],
     *,
     batch_size: int,
+    table: Table | Literal["auto"] | None = "auto",
     with_tangents: bool = False,
 ) -> list[Embedded]:
-    """Embeds the sequences of genes, each distinct one once; `batch_size` bounds memory."""
+    """Embeds the sequences of genes, each distinct one once; `batch_size` bounds memory.
+
+    `table` is the model's k-mer table (model.kmers), made here where it pays with "auto"; tangents
+    need the layers themselves.
+    """
     own = distinct.distinct(sequences)
     positions = batch_size * BASES_PER_GENE
     if with_tangents:
         embeddings, tangents = _with_tangents(model, own.codes, positions)
     else:
-        bases = sum(len(codes) for codes in own.codes)
-        table = distinct.kmer_table(model, bases, "auto") if own.codes else None
+        if isinstance(table, str):
+            bases = sum(len(codes) for codes in own.codes)
+            table = distinct.kmer_table(model, bases, table) if own.codes else None
         embeddings = distinct.embed(model, own.codes, table=table, positions=positions)
         tangents = np.zeros_like(embeddings)
     return [Embedded(embeddings[rows], tangents[rows]) for rows in own.of_slot]

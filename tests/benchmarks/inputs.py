@@ -16,14 +16,34 @@ def gene_with(setting: Setting, elements: int) -> int:
     Raises:
       ValueError: there is none.
     """
+    return int(genes_with(setting, elements, 1)[0])
+
+
+def genes_with(setting: Setting, elements: int, count: int) -> Int[np.ndarray, "K"]:
+    """Genes with that many elements, of which no two share one: first that with the median number
+    of bases, then its neighbours in that order.
+
+    Raises:
+      ValueError: there are not so many.
+    """
     genes = setting.genes
     candidates = np.flatnonzero(genes.counts == elements)
-    if not len(candidates):
-        raise ValueError(f"no gene has {elements} elements ({genes.source})")
-    bases = [
-        genes.length[genes.element[genes.first[g] : genes.first[g + 1]]].sum() for g in candidates
-    ]
-    return int(candidates[np.argsort(bases, kind="stable")[len(bases) // 2]])
+    own = {g: genes.element[genes.first[g] : genes.first[g + 1]] for g in candidates.tolist()}
+    by_bases = sorted(own, key=lambda g: genes.length[own[g]].sum())
+    middle = len(by_bases) // 2
+    taken: set[int] = set()
+    chosen: list[int] = []
+    for place in sorted(range(len(by_bases)), key=lambda place: abs(place - middle)):
+        gene = by_bases[place]
+        if len(chosen) < count and taken.isdisjoint(own[gene].tolist()):
+            chosen.append(gene)
+            taken.update(own[gene].tolist())
+    if len(chosen) < count:
+        raise ValueError(
+            f"{len(chosen)} genes have {elements} elements of their own, not {count} "
+            f"({genes.source})"
+        )
+    return np.array(chosen)
 
 
 def whole_chromosomes(setting: Setting, least: int) -> Int[np.ndarray, "K"]:

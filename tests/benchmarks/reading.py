@@ -6,10 +6,9 @@ Each run is a call of the function behind the command, on one gene or window, it
 import time
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
-from epinformer_jax.analysis import distinct, mutagenesis_genes, perturb, predict, saturation, slots
+from epinformer_jax.analysis import mutagenesis_genes, perturb, predict, saturation
 from epinformer_jax.analysis.mutagenesis_genes import Site
 from tests.benchmarks import inputs, models
 from tests.benchmarks.setting import Prepared, Setting
@@ -49,53 +48,25 @@ def gene_mutagenesis(setting: Setting, *, elements: int, kmer_table: bool = Fals
     return Prepared(run, work=1, one_off=one_off | _first(run))
 
 
-def removal(setting: Setting, *, elements: int, way: str = "perturb") -> Prepared:
-    """Each element of a gene removed in turn.
-
-    `perturb`: the command's function. `embedded`: encoder, then all removals, without its tables.
-    `kmer_table`: likewise, the encoder's first block from its table.
+def removal(setting: Setting, *, elements: int, genes: int = 1, kmer_table: bool = False):
+    """Each element of some genes removed in turn, by the command's function; with `kmer_table` the
+    encoder's first block comes from a table that is there already.
     """
+    table, one_off = _table(setting, "expression", wanted=kmer_table)
     model = models.expression_model(setting)
-    gene = inputs.gene_with(setting, elements)
-    genes = models.gene_inputs(setting, np.array([gene]))
+    chosen = inputs.genes_with(setting, elements, genes)
+    given = models.gene_inputs(setting, chosen)
+    options = {"tables": {model.name: table}} if kmer_table else {"kmer_table": "off"}
     checked = inputs.spread(elements + 1, inputs.CHECKED_REMOVALS)
-    if way == "perturb":
-
-        def call() -> np.ndarray:
-            found = perturb.perturb_elements([model], genes, ensemble="all")
-            return np.append(found["prediction_ref"].iloc[:1], found["prediction_alt"])
-
-        one_off = {}
-    else:
-        table, one_off = _table(setting, "expression", wanted=way == "kmer_table")
-        call = _embedded_removal(setting, model, gene, table)
 
     def run(index: int) -> list[float]:
-        return call()[checked].tolist()
+        found = perturb.perturb_elements([model], given, ensemble="all", **options)
+        first = found.iloc[:elements]
+        return np.append(first["prediction_ref"].iloc[:1], first["prediction_alt"])[
+            checked
+        ].tolist()
 
-    return Prepared(run, work=1, one_off=one_off | _first(run))
-
-
-def _embedded_removal(setting: Setting, model, gene: int, table) -> Callable[[], np.ndarray]:
-    config, variables = model.info.model, jax.device_put(model.variables)
-    codes = setting.data.sequences[gene].codes
-    count = next(n for n in (*slots.BUCKETS, config.slots - 1) if n >= len(codes) - 1)
-    count = 1 + min(count, config.slots - 1)
-    both = slots.compiled(_with_removals, config)
-
-    def call() -> np.ndarray:
-        embedded = distinct.embed(model, codes, table=table, positions=predict.BASES_PER_GENE * 8)
-        own = slots.Embedded(embedded, np.zeros_like(embedded))
-        laid = slots.slots_of(setting.data, np.array([gene]), [own], 1, count)
-        before, after = jax.device_get(both(variables, laid))
-        return np.append(before, after[0, : len(codes) - 1])
-
-    return call
-
-
-def _with_removals(config, variables, laid: slots.Slots):
-    before, _ = slots.reference(config, variables, laid)
-    return before, slots.removals(config, variables, laid)
+    return Prepared(run, work=genes, one_off=one_off | _first(run))
 
 
 def genome_pass(setting: Setting, *, kmer_table: str = "off") -> Prepared:
