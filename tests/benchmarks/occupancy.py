@@ -148,7 +148,14 @@ def schema() -> features_lib.FeatureSchema:
 
 def manifest() -> Manifest:
     """What the records of these genes mean."""
-    return Manifest("genes", SIGNALS, GENE_SIGNALS, ("rna",), WINDOW_BP, WINDOW_BP)
+    return Manifest(
+        kind="genes",
+        link_signal_names=SIGNALS,
+        gene_signal_names=GENE_SIGNALS,
+        label_names=("rna",),
+        window_bp=WINDOW_BP,
+        promoter_bp=WINDOW_BP,
+    )
 
 
 def examples(genes: Genes, elements: list[np.ndarray], promoters: np.ndarray) -> list[GeneExample]:
