@@ -15,6 +15,7 @@ RUNS ?= runs
 WORKERS ?= 2
 ARGS ?=
 FRESH ?=
+SIMULATE ?= --seed 0
 
 PY := $(VENV)/bin/python
 # Twice quiet: no warnings, errors in full.
@@ -65,7 +66,7 @@ format: $(VENV)/.installed-dev ## Mend the style
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-demo: fresh-demo $(VENV)/.installed-genomics $(DEMO_RECORDS)/manifest.json ## Simulate a genome, prepare, train, evaluate, report (FRESH=1 starts over)
+demo: fresh-demo $(VENV)/.installed-genomics $(DEMO_RECORDS)/manifest.json ## Simulate a genome, prepare, train, evaluate, report (FRESH=1 starts over; SIMULATE='--genes-per-chromosome 1260')
 	@$(SAY) 'train and evaluate two folds (goes on where an earlier run stopped)'
 	@$(PY) -m epinformer_jax.main --config configs/demo.py --workdir $(DEMO) \
 	  --config.data.folds=$(DEMO_DATA)/folds.tsv \
@@ -138,7 +139,7 @@ $(VENV)/.installed-parity: $(VENV)/.installed-dev
 # Both commands write a folder that appears whole, with its manifest, or not at all.
 $(DEMO_DATA)/manifest.json: | $(VENV)/.installed-genomics
 	@$(SAY) 'simulate a genome with genes, enhancers and reads'
-	@$(PY) -m data_prep simulate --out $(DEMO_DATA) --seed 0
+	@$(PY) -m data_prep simulate --out $(DEMO_DATA) $(SIMULATE)
 
 $(DEMO_RECORDS)/manifest.json: | $(DEMO_DATA)/manifest.json
 	@$(SAY) 'write genes and windows of cell type $(DEMO_CELL) as TFRECORD datasets'

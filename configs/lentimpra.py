@@ -4,7 +4,7 @@ python -m data_prep mpra --table ../shared/data/lentimpra/val_HepG2.tsv.gz --out
 python -m data_prep build --windows runs/lentimpra_data/windows.tsv --out runs/lentimpra_records
 python -m epinformer_jax.main --config configs/lentimpra.py --workdir runs/lentimpra
 
-4 to 5 minutes a fold on two CPU cores shared with other work. Parts 1 and 3, each held out, 2,438
+2 minutes a fold on two CPU cores. Parts 1 and 3, each held out, 2,438
 rows (1,219 sequences, both orientations), one seed: Pearson r 0.506 [0.464, 0.544]; ridge on 5-mers
 0.500 [0.457, 0.537]; difference +0.006 [-0.026, 0.036]: it reaches the ridge, no more is shown.
 Twins are resampled together in these intervals; metrics.json resamples rows, which is narrower.

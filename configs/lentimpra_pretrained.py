@@ -3,7 +3,7 @@
 Prepare as configs/lentimpra.py says, run configs/windows_dnase.py, then
 python -m epinformer_jax.main --config configs/lentimpra_pretrained.py --workdir runs/lentimpra_pre
 
-4 to 5 minutes a fold on two CPU cores shared with other work. Same 2,438 held-out rows, one seed:
+2 minutes a fold on two CPU cores. Same 2,438 held-out rows, one seed:
 Pearson r 0.515 [0.475, 0.551]; above the ridge by +0.015 [-0.015, 0.048], above scratch by +0.009
 [-0.011, 0.031] (twins resampled together): no gain is shown. Library and windows name their splits
 differently, so leakage cannot be seen by name: 214 of the 6,146 sequences share 31 bases with a

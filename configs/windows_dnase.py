@@ -6,7 +6,7 @@ python -m data_prep sequences --table ../shared/data/windows/dnase_256bp.tsv.gz 
 python -m data_prep build --windows $D/windows.tsv.gz --out runs/windows_dnase_records
 python -m epinformer_jax.main --config configs/windows_dnase.py --workdir runs/windows_dnase
 
-4 minutes on two CPU cores shared with other work. The table's own split cuts through chromosomes
+3 minutes on two CPU cores. The table's own split cuts through chromosomes
 and is not read: the published fold_1 tests whole chromosomes. Its 1,536 held-out windows: Pearson r
 0.725 [0.691, 0.755] in 6 epochs, ridge on 5-mers 0.735 [0.702, 0.763] (rows resampled).
 """
