@@ -9,12 +9,14 @@ Importing the package is cheap: NumPy, pandas, JAX and Flax load only with the r
 __version__ = "0.1.0"
 
 
-def load_model(directory):
+def load_model(directory, kind=None):
     """A trained or converted model, or the folds of a run, ready to use: `analysis.api.Model`.
+
+    With `kind` "activity" a run gives the encoders that it has pre-trained.
 
     Raises:
       ValueError: the directory holds no model, or models that do not belong together.
     """
     from epinformer_jax.analysis import api
 
-    return api.load_model(directory)
+    return api.load_model(directory, kind)

@@ -264,8 +264,12 @@ def check_name(path: str) -> None:
     """
     known = dict(_walk(FIELDS))
     if path not in known:
-        near = difflib.get_close_matches(path, known, n=1)
-        hint = f"did you mean config.{near[0]}?" if near else "--fields lists all"
+        # by the last part, as a section in common makes no two fields alike; its own fields first
+        section, _, name = path.rpartition(".")
+        ours_last = sorted(known, key=lambda field: field.rpartition(".")[0] == section)
+        by_name = {field.rpartition(".")[2]: field for field in ours_last}
+        near = difflib.get_close_matches(name, by_name, n=1)
+        hint = f"did you mean config.{by_name[near[0]]}?" if near else "--fields lists all"
         raise ValueError(f"config.{path} is not a field; {hint}")
 
 

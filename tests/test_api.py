@@ -66,7 +66,9 @@ def folder(tmp_path_factory):
     paths = tiny_inputs.write_tables(folder)
     save(folder / "activity", ACTIVITY, "fold_1")
     for number in (1, 2):
-        save(folder / "run" / f"fold_{number}", EXPRESSION, f"fold_{number}", seed=number)
+        fold = folder / "run" / f"fold_{number}"
+        save(fold, EXPRESSION, f"fold_{number}", seed=number)
+        save(fold / "encoder", ACTIVITY, f"fold_{number}", seed=number)
     builder.build(folder / "set", **paths, rule=RULE, promoter_bp=400, show_progress=False)
     return folder
 
@@ -129,6 +131,19 @@ def test_a_run_predicts_each_gene_by_the_fold_that_tests_it(folder, given):
     assert table.loc["chrX", "prediction"] == pytest.approx(by_two.loc["chrX", "prediction"])
     with pytest.raises(ValueError, match="2 models are loaded"):
         _ = run.variables
+
+
+def test_a_run_of_expression_models_gives_its_encoders_too(folder):
+    encoders = epinformer_jax.load_model(folder / "run", kind="activity")
+    alone = epinformer_jax.load_model(folder / "run" / "fold_2" / "encoder")
+    assert [member.name for member in encoders.members] == ["fold_1", "fold_2"]
+    pd.testing.assert_frame_equal(
+        epinformer_jax.load_model(folder / "run" / "fold_2", "activity").activity("ACGT" * 8),
+        alone.activity("ACGT" * 8),
+        check_like=True,
+    )
+    with pytest.raises(ValueError, match="holds an activity model, expected an expression"):
+        epinformer_jax.load_model(folder / "activity", kind="expression")
 
 
 def test_average_of_strands_is_the_mean_of_both(model, given):

@@ -128,6 +128,8 @@ def test_an_unknown_field_is_refused_with_the_nearest_known_one():
         config_lib.check_name("train.epohcs")
     with pytest.raises(ValueError, match="config.zzz is not a field; --fields lists all"):
         config_lib.check_name("zzz")
+    with pytest.raises(ValueError, match="config.train.nonsense is not a field; --fields lists"):
+        config_lib.check_name("train.nonsense")
 
 
 def test_a_missing_field_is_named():

@@ -301,7 +301,7 @@ def test_what_cannot_be_done_is_said(genes):
     config = dataclasses.replace(tiny_folds.EXPRESSION, link_features=0)
     with pytest.raises(ValueError, match="sees promoters alone"):
         perturb.perturb_elements([tiny_folds.model(config=config, schema=schema)], genes)
-    with pytest.raises(ValueError, match="--gene G9 is unknown; known names: G2, G1, G3, G4"):
+    with pytest.raises(ValueError, match="gene G9 is unknown; known names: G2, G1, G3, G4"):
         element_table.select(genes, ["G9"])
 
 

@@ -53,16 +53,19 @@ GENES_AT_ONCE, SEQUENCES_AT_ONCE = predict.BATCH_SIZE, activity.BATCH_SIZE
 EMBEDDED_AT_ONCE = 64
 
 
-def load_model(directory: PathLike) -> "Model":
+def load_model(directory: PathLike, kind: ensembles.Kind | None = None) -> "Model":
     """Loads one model, or all folds of a run directory (each gene is then predicted by the fold
     that tests it).
+
+    With `kind` "activity" a run of expression models gives the encoders that it has pre-trained.
 
     Raises:
       ValueError: the directory holds no model, or models that do not belong together.
     """
     directory = Path(directory)
-    folders = ensembles.model_folders(directory, "expression")
-    kind = checkpoint.load_model(folders[0])[1].model.kind
+    if kind is None:
+        folders = ensembles.model_folders(directory, "expression")
+        kind = checkpoint.load_model(folders[0])[1].model.kind
     return Model(ensembles.load_models([directory], kind=kind))
 
 
@@ -379,7 +382,10 @@ class Model:
     def _require(self, kind: str, instead: str) -> None:
         found = self.members[0].info.model.kind
         if found != kind:
-            raise ValueError(f"this is an {found} model, which can {instead}; load an {kind} model")
+            encoders = ' (of a run: load_model(RUN, kind="activity"))' if kind == "activity" else ""
+            raise ValueError(
+                f"this is an {found} model, which can {instead}; load an {kind} model{encoders}"
+            )
 
 
 def _embed(model: ensembles.Model, codes: list[Codes], batch_size: int) -> np.ndarray:

@@ -177,6 +177,6 @@ def _ids(wanted: Sequence[str], ids: Sequence[str], names: Sequence[str]) -> set
         if len(called) != 1:
             hint = chromosomes.suggest(gene, [*ids, *filter(None, by_name)])
             reason = f"names {', '.join(called)}; give an id" if called else f"is unknown; {hint}"
-            raise ValueError(f"--gene {gene} {reason}")
+            raise ValueError(f"gene {gene} {reason}")
         found.add(called[0])
     return found

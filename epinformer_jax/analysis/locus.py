@@ -90,7 +90,7 @@ def gather(
       ValueError: not exactly one gene, a wrong bigWig, or as `links.score_links`.
     """
     if len(genes.examples) != 1:
-        raise ValueError(f"{len(genes.examples)} genes are given; name one of them (--gene)")
+        raise ValueError(f"{len(genes.examples)} genes are given; name one of them")
     gene = genes.examples[0]
     promoters = promoters_of(genes) if promoters is None else promoters
     how = {"ensemble": ensemble, "force": force, "average_strands": average_strands}
