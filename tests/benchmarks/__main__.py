@@ -181,7 +181,17 @@ class Bench:
             return False
         else:
             self.found["lines"].append(found)
+            self.save()  # a run that is stopped keeps what it has
         return True
+
+    def save(self) -> None:
+        """Writes the numbers and the page, as far as they go."""
+        for name, text in (
+            ("bench.json", json.dumps(self.found, indent=1) + "\n"),
+            ("report.html", report.page(self.found)),
+        ):
+            with atomic_file(self.args.out / name) as temporary:
+                temporary.write_text(text)
 
     def error(self, text: str) -> None:
         """Notes what went wrong; the run goes on and fails in the end."""
@@ -263,12 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except RuntimeError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-    for name, text in (
-        ("bench.json", json.dumps(bench.found, indent=1) + "\n"),
-        ("report.html", report.page(bench.found)),
-    ):
-        with atomic_file(args.out / name) as temporary:
-            temporary.write_text(text)
+    bench.save()
     print(report.text(bench.found))
     print(f"numbers: {args.out / 'bench.json'}\nreport:  {args.out / 'report.html'}")
     return 1 if bench.found["errors"] else 0
