@@ -1,4 +1,4 @@
-"""The benchmark's networks and genes as the analyses take them."""
+"""The benchmark's networks, loaded and on the device, and genes as the analyses take them."""
 
 import functools
 
@@ -25,14 +25,14 @@ def expression_model(setting: Setting) -> Model:
         element_rule={"max_elements": SLOTS - 1},
         source=network.source,
     )
-    return Model("expression", network.variables(), info)
+    return Model("expression", jax.device_put(network.variables()), info)
 
 
 def activity_model(setting: Setting) -> Model:
     """The activity network."""
     network = networks.read(setting.weights_file, "activity")
     info = ModelInfo(network.config, label="log2_activity", source=network.source)
-    return Model("activity", network.variables(), info)
+    return Model("activity", jax.device_put(network.variables()), info)
 
 
 def gene_inputs(setting: Setting, genes: np.ndarray) -> GeneInputs:
