@@ -435,7 +435,7 @@ def test_python_gives_the_same_scans(saved, genes):
         (["--region", "chr1:10-5"], "is no place"),
         (["--region", "chr1:8999-9001"], "chr1:8999-9001 does not lie on chr1, which has 9000 bp"),
         (["--region", "chr1:1-9", "--step", "33"], "expected 1 to the window, 32"),
-        (["--region", "chr1:1-9", "--genes", "genes.tsv"], "are for activity models"),
+        (["--region", "chr1:1-9", "--genes", "."], "are for activity models"),
         (["--region", "chr1:1-9", "--out", "ism.txt"], "expected a name that ends in .npz"),
         (["--region", "chr1:1-9", "--plot", "ism.pdf"], "expected a name that ends in .png"),
     ],

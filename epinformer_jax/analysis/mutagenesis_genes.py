@@ -119,7 +119,8 @@ def mutate_genes(
     schema = features.from_dict(info.schema)
     strands = [genes, inputs.other_strand(genes)][: 1 + average_strands]
     strands = [(own, inputs.on_scale_of(own, schema, info.model.slots - 1)) for own in strands]
-    embedded = _Embeddings(models, [own for _, own in strands], sites, speaking, batch_size)
+    tables = tables or {}
+    embedded = _Embeddings(models, [own for _, own in strands], sites, speaking, tables, batch_size)
     scans = []
     total = int(speaking.sum()) * len(strands)
     with tqdm(total=total, unit="sequence", disable=not show_progress) as bar:
@@ -131,7 +132,7 @@ def mutate_genes(
             for row in np.flatnonzero(speaking[:, column]).tolist():
                 parts = []
                 for strand, (own, data) in enumerate(strands):
-                    table = (tables or {}).get(models[row].name)
+                    table = tables.get(models[row].name)
                     task = _Task(models[row], own, data, schema, site, series, factors, table)
                     found = _one_strand(
                         task.turned() if strand else task, embedded.of(row, strand, site.gene)
@@ -186,8 +187,9 @@ def place_name(chrom: str, start: int, end: int) -> str:
 class _Embeddings:
     """Embeddings of the genes that have sites, by model and strand; made when first asked for."""
 
-    def __init__(self, models, data: Sequence[GeneSet], sites, speaking, batch_size: int):
-        self._models, self._data, self._batch_size = models, data, batch_size
+    def __init__(self, models, data: Sequence[GeneSet], sites, speaking, tables, batch_size: int):
+        self._models, self._data = models, data
+        self._tables, self._batch_size = tables, batch_size
         self._genes = [
             sorted({site.gene for site, speaks in zip(sites, mine, strict=True) if speaks})
             for mine in speaking
@@ -199,7 +201,9 @@ class _Embeddings:
         if (model, strand) not in self._made:
             genes = self._genes[model]
             sequences = [self._data[strand].sequences[own] for own in genes]
-            found = slots.embed_all(self._models[model], sequences, batch_size=self._batch_size)
+            own = self._models[model]
+            table = self._tables.get(own.name, "auto")
+            found = slots.embed_all(own, sequences, batch_size=self._batch_size, table=table)
             parts = [own.embeddings for own in found]
             self._made[model, strand] = dict(zip(genes, parts, strict=True))
         return self._made[model, strand][gene]
