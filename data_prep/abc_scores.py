@@ -62,6 +62,7 @@ class ScoreRule:
 
 # What the ABC pipeline does, to the last digit.
 ABC_PIPELINE = ScoreRule(max_distance_bp=5_000_000, inclusive=False, midpoint="exact")
+SCORE_RULES = {"floor": ScoreRule(), "abc": ABC_PIPELINE}
 
 
 def threshold(accessibility: str, *, has_h3k27ac: bool, contact_kind: str) -> float:

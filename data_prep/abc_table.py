@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 
 from data_prep.abc_scores import expression_quantile
 from data_prep.element_class import element_names
@@ -77,10 +78,13 @@ def gene_columns(genes: pd.DataFrame) -> pd.DataFrame:
 
 
 def element_columns(elements: pd.DataFrame) -> pd.DataFrame:
-    """What the table says of an element; normalized_* is RPM over the sum of RPM.
+    """What the table says of an element.
 
     Takes chrom, start, end, score_activity and, where they are there, class, dnase_rpm,
-    h3k27ac_rpm.
+    h3k27ac_rpm. normalized_dhs and normalized_h3K27ac are what the scored activity is made of, as
+    in the ABC pipeline, where elements have dnase_quantile (and h3k27ac_quantile): RPM normalised
+    against the reference. Without a reference they are RPM over the sum of RPM, as in the original
+    project's tables.
     """
     missing = np.full(len(elements), np.nan)
     columns = {
@@ -91,10 +95,20 @@ def element_columns(elements: pd.DataFrame) -> pd.DataFrame:
         "class": elements["class"].to_numpy() if "class" in elements else missing,
         "activity_base": elements["score_activity"].to_numpy(np.float64),
     }
-    for name, signal in (("normalized_h3K27ac", "h3k27ac_rpm"), ("normalized_dhs", "dnase_rpm")):
-        rpm = elements[signal].to_numpy(np.float64) if signal in elements else missing
-        columns[name] = rpm / np.nansum(rpm) if np.nansum(rpm) > 0 else rpm
+    for name, signal in (("normalized_h3K27ac", "h3k27ac"), ("normalized_dhs", "dnase")):
+        columns[name] = _normalised(elements, signal)
     return pd.DataFrame(columns)
+
+
+def _normalised(elements: pd.DataFrame, signal: str) -> Float64[np.ndarray, " elements"]:
+    if "dnase_quantile" in elements:
+        column = f"{signal}_quantile"
+        if column in elements:
+            return elements[column].to_numpy(np.float64)
+    elif f"{signal}_rpm" in elements:
+        rpm = elements[f"{signal}_rpm"].to_numpy(np.float64)
+        return rpm / np.nansum(rpm) if np.nansum(rpm) > 0 else rpm
+    return np.full(len(elements), np.nan)
 
 
 def putative_table(

@@ -13,6 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from data_prep import expression, plans
+from data_prep.contig_names import NoCommonContig, rename_contigs
 from data_prep.split_writers import Storage, Writer, processes, write_here
 from epinformer_jax.data import atomic, elements, records, tables
 from epinformer_jax.data.elements import ElementRule
@@ -69,8 +70,8 @@ def build(
 
     `labels` and `window_labels` name label columns; None takes every numeric column that is not
     otherwise known. A promoter is [tss - promoter_bp/2, tss + promoter_bp/2) on the plus strand.
-    `writer` writes the splits of a plan: here, in several processes, or by Apache Beam; the bytes
-    are the same.
+    Contigs get the names that the FASTA has for them (chr1 or 1), which is said. `writer` writes
+    the splits of a plan: here, in several processes, or by Apache Beam; the bytes are the same.
 
     Raises:
       ValueError: a table, the FASTA or an option is wrong, or `out` exists (without `overwrite`).
@@ -78,13 +79,13 @@ def build(
     """
     _check_request(genes, links, fasta, windows)
     elements.check_window_bp(promoter_bp, "promoter_bp")
-    split_of = {} if contigs is None else _split_of_contig(contigs)
     storage = Storage(compression, shard_bytes)
     made: dict[str, Manifest] = {}
     dropped = pd.DataFrame(columns=list(plans.DROPPED_COLUMNS), dtype=str)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(atomic.atomic_directory(out, overwrite=overwrite))
         genome = None if fasta is None else stack.enter_context(Genome(fasta, cache_dir))
+        split_of = {} if contigs is None else _split_of_contig(contigs, genome)
 
         def write(plan: plans.GenePlan | plans.WindowPlan, manifest: Manifest) -> None:
             with tqdm(
@@ -99,6 +100,7 @@ def build(
                 genes, labels=labels, allow_missing_labels=allow_missing_labels
             )
             pairs = plans.no_links() if links is None else tables.read_links(links, frame)
+            frame, pairs = _as_in_fasta(frame, genome), _as_in_fasta(pairs, genome)
             plan, counts, dropped = plans.plan_genes(
                 frame, pairs, genome, split_of, rule, promoter_bp
             )
@@ -109,6 +111,7 @@ def build(
             frame = tables.read_windows(
                 windows, labels=window_labels, allow_missing_labels=allow_missing_labels
             )
+            frame = frame if "sequence" in frame else _as_in_fasta(frame, genome)
             plan, counts = plans.plan_windows(frame, genome, split_of)
             write(plan, plan.manifest(genome, counts, _inputs(windows=windows, contigs=contigs)))
         tables.write_table(dropped, folder / "dropped.tsv")
@@ -162,18 +165,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=records.DEFAULT_SHARD_BYTES / _MEGABYTE,
         help="megabytes at which a split goes on in a new file (default: %(default)g)",
     )
-    storage.add_argument(
+    add_writing_arguments(storage)
+
+
+def add_writing_arguments(group) -> None:
+    """Adds the options that say who writes; the bytes are the same."""
+    group.add_argument(
         "--workers",
         type=int,
         default=1,
         metavar="N",
         help="processes, each writing one chromosome at a time (default: %(default)s)",
     )
-    storage.add_argument(
+    group.add_argument(
         "--beam",
         metavar="OPTIONS",
-        help="write by Apache Beam with these pipeline options, '--runner=FlinkRunner ...' say; "
-        "see docs/beam.md",
+        help="write by Apache Beam with these pipeline options, as in "
+        "--beam='--runner=FlinkRunner ...'; --beam= for none; see docs/beam.md",
     )
 
 
@@ -203,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         cache_dir=args.cache_dir,
         show_progress=True,
-        writer=_writer(args),
+        writer=writer_of(args),
     )
     for manifest in (result.genes, result.windows):
         if manifest is not None:
@@ -213,7 +221,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _writer(args: argparse.Namespace) -> Writer:
+def writer_of(args: argparse.Namespace) -> Writer:
+    """The writer that the parsed options ask for.
+
+    Raises:
+      ValueError: less than one worker, both kinds at once, or Beam is not installed.
+    """
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}; expected at least 1")
     if args.beam is not None:
@@ -268,9 +281,21 @@ def _check_request(genes, links, fasta, windows) -> None:
         raise ValueError("--genes needs --fasta, the genome its coordinates are of")
 
 
-def _split_of_contig(path: str | os.PathLike) -> dict[str, str]:
-    contigs = tables.read_contigs(path)
+def _split_of_contig(path: str | os.PathLike, genome: Genome | None) -> dict[str, str]:
+    contigs = _as_in_fasta(tables.read_contigs(path), genome)
     return dict(zip(contigs["chrom"], contigs["split"], strict=True))
+
+
+def _as_in_fasta(frame: pd.DataFrame, genome: Genome | None) -> pd.DataFrame:
+    """The table with the FASTA's names of contigs; left as it is where none of them fits."""
+    if genome is None or not set(frame["chrom"]) - set(genome.contigs):
+        return frame
+    try:
+        return rename_contigs(
+            frame, dict.fromkeys(genome.contigs), source=str(frame.attrs.get("path", "contigs"))
+        )
+    except NoCommonContig:
+        return frame  # the plan names the row, the contig and the nearest name
 
 
 def _inputs(**paths: str | os.PathLike | None) -> dict[str, dict[str, str]]:

@@ -5,14 +5,14 @@
 """
 
 import argparse
-import os
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from data_prep.annotation import TSS_RULES, read_annotation
-from data_prep.contig_names import match_contigs, read_aliases, read_contig_lengths
+from data_prep.annotation import TSS_RULES, add_gene_key_argument, read_annotation
+from data_prep.contig_ends import beyond_ends, within_ends
+from data_prep.contig_names import read_aliases, read_contig_lengths, rename_contigs
 from data_prep.element_class import classify, element_names, tss_windows
 from data_prep.intervals import (
     clip_intervals,
@@ -58,13 +58,15 @@ def candidate_elements(
     """Makes candidate elements: summit +- extend_bp, clipped to contigs, merged where they touch.
 
     The blacklist is cut out (`subtract`, as published) or takes away whole elements (`drop`, as the
-    ABC pipeline does). `promoters` (chrom, start, end) are added before merging.
+    ABC pipeline does). `promoters` (chrom, start, end) are added before merging. Peaks whose summit
+    lies past the end of its contig are left out, and so are such promoters.
 
     Returns:
       (chrom, start, end, n_summits, sorted), and what was left out with a `reason`.
 
     Raises:
-      ValueError: an unknown rule, a length below 1, or no element left.
+      ValueError: an unknown rule, a length below 1, most peaks past the ends of their contigs, or
+        no element left.
     """
     if blacklist_rule not in ("subtract", "drop"):
         raise ValueError(f"blacklist rule {blacklist_rule!r} is unknown; expected subtract or drop")
@@ -72,9 +74,8 @@ def candidate_elements(
         raise ValueError(
             f"extension {extend_bp} bp and shortest element {min_length_bp} bp must be at least 1"
         )
-    is_known = peaks["chrom"].isin(list(contigs)).to_numpy()
-    left_out = [peaks[~is_known].assign(reason="peak lies on a contig that the genome lacks")]
-    summits, weak = strongest_summits(peaks[is_known], number=peaks_kept, source=source)
+    placed, left_out = _on_genome(peaks, contigs, "summit", "peak", source)
+    summits, weak = strongest_summits(placed, number=peaks_kept, source=source)
     left_out.append(weak)
     summit = summits["summit"].to_numpy(np.int64)
     windows = pd.DataFrame(
@@ -82,7 +83,8 @@ def candidate_elements(
     )
     n_windows = len(windows)
     if promoters is not None:
-        on_contig = promoters[promoters["chrom"].isin(list(contigs))]
+        on_contig, elsewhere = _on_genome(promoters, contigs, "start", "promoter", "promoters")
+        left_out += elsewhere
         windows = pd.concat([windows, on_contig[["chrom", "start", "end"]]], ignore_index=True)
     if windows.empty:
         raise ValueError(
@@ -102,6 +104,18 @@ def candidate_elements(
         )
     dropped = pd.concat([frame for frame in left_out if len(frame)] or [weak], ignore_index=True)
     return elements, dropped.drop(columns="line", errors="ignore")
+
+
+def _on_genome(
+    frame: pd.DataFrame, contigs: Mapping[str, int], position: str, what: str, source: str
+) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """The rows whose place the genome has, and those it lacks, by reason."""
+    is_known = frame["chrom"].isin(list(contigs)).to_numpy()
+    unknown = frame[~is_known].assign(reason=f"{what} lies on a contig that the genome lacks")
+    kept, beyond = within_ends(
+        frame[is_known], contigs, position=position, what=what, source=source
+    )
+    return kept, [unknown, beyond]
 
 
 def _without_blacklist(
@@ -162,6 +176,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="end-1",
         help="TSS of minus-strand genes (default: %(default)s)",
     )
+    add_gene_key_argument(parser)
     add(
         "--tss-slop",
         type=int,
@@ -221,16 +236,18 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--include-promoters needs --genes")
     contigs = read_contig_lengths(args.contigs)
     aliases = read_aliases(args.aliases) if args.aliases else None
-    peaks = _on_contigs(
-        read_peaks(args.peaks, peak_format=args.peak_format), contigs, args.peaks, aliases
+    peaks = rename_contigs(
+        read_peaks(args.peaks, peak_format=args.peak_format),
+        contigs,
+        source=args.peaks,
+        aliases=aliases,
     )
-    blacklist = None
-    if args.blacklist:
-        blacklist = _on_contigs(read_bed(args.blacklist), contigs, args.blacklist, aliases)
+    blacklist = read_blacklist(args.blacklist, contigs, aliases) if args.blacklist else None
     genes = None
     if args.genes:
-        genes = read_annotation(args.genes, tss_rule=args.tss_rule).genes
-        genes = _on_contigs(genes, contigs, args.genes, aliases)
+        genes = read_annotation(args.genes, tss_rule=args.tss_rule, gene_key=args.gene_key).genes
+        genes = rename_contigs(genes, contigs, source=args.genes, aliases=aliases)
+        beyond_ends(genes, contigs, position="tss", what="gene", source=args.genes)
     elements, dropped = candidate_elements(
         peaks,
         contigs,
@@ -248,14 +265,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _on_contigs(
-    frame: pd.DataFrame, contigs: Mapping[str, int], source: str, aliases: Mapping[str, str] | None
+def read_blacklist(
+    path: str, contigs: Mapping[str, int], aliases: Mapping[str, str] | None
 ) -> pd.DataFrame:
-    """Renames the contigs of a table to the genome's; names without a partner stay as they are."""
-    mapping = match_contigs(
-        dict.fromkeys(frame["chrom"].unique()), contigs, source=os.fspath(source), aliases=aliases
-    )
-    return frame.assign(chrom=frame["chrom"].map(lambda name: mapping.get(name, name)))
+    """Reads places to leave out; warns where they seem to be of another assembly.
+
+    Raises:
+      ValueError: no BED file, no contig in common, or most places past the ends of their contigs.
+    """
+    places = rename_contigs(read_bed(path), contigs, source=path, aliases=aliases)
+    beyond_ends(places, contigs, position="start", what="blacklist", source=path)
+    return places
 
 
 def _write(

@@ -23,7 +23,12 @@ from data_prep import contact_matrices
 from data_prep.contact_export import export_maps, export_text
 from data_prep.contact_map import ContactMap
 from data_prep.contact_text import TextContacts
-from data_prep.contig_names import match_contigs, read_aliases, read_contig_lengths
+from data_prep.contig_names import (
+    NoCommonContig,
+    match_contigs,
+    read_aliases,
+    read_contig_lengths,
+)
 from data_prep.power_law import OBSERVED, REFERENCE, PowerLaw
 from epinformer_jax.data.chromosomes import natural_order
 
@@ -102,8 +107,8 @@ class ContactSource:
         expected = self.contigs if self.contigs is not None else {chrom: None}
         try:
             mapping = match_contigs(found, expected, source=self.file.path, aliases=self.aliases)
-        except ValueError as error:
-            if self.contigs is None and "no contig name in common" in str(error):
+        except NoCommonContig:
+            if self.contigs is None:
                 return None
             raise
         return next((theirs for theirs, ours in mapping.items() if ours == chrom), None)
@@ -122,14 +127,20 @@ class ContactSource:
         for kind, chroms in by_kind.items():
             note = {
                 POWER_LAW: "no contacts there, power law instead",
-                contact_matrices.UNBALANCED: "NOT BALANCED: no balancing weights in the file",
+                contact_matrices.UNBALANCED: self._unbalanced(),
                 "weight": "normalisation weight (multiplied)",
-                "as given": "as given",
+                "as given": "balanced as the text file has it",
             }.get(kind, f"normalisation {kind} (divided)")
             lines.append(f"contact {note}: {', '.join(chroms)}")
         if self.missing_pixels:
             lines.append(f"contact 0 for {self.missing_pixels:,} pixels in masked bins")
         return lines
+
+    def _unbalanced(self) -> str:
+        asked = getattr(self.file, "normalisations", ())
+        if tuple(asked[:1]) == (contact_matrices.UNBALANCED,):
+            return "not balanced, as asked (NONE)"
+        return "NOT BALANCED: no balancing weights in the file"
 
 
 def contact_columns(

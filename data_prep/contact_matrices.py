@@ -41,7 +41,7 @@ class HicFile:
         check_file(path)
         self.path = os.fspath(path)
         self.resolution_bp = resolution_bp
-        self._normalisations = tuple(normalisations)
+        self.normalisations = tuple(normalisations)
         try:
             resolutions = [int(value) for value in hictkpy.MultiResFile(self.path).resolutions()]
         except RuntimeError as error:
@@ -70,7 +70,7 @@ class HicFile:
         Raises:
           ValueError: the file is damaged.
         """
-        for name in self._normalisations:
+        for name in self.normalisations:
             if name not in self._available or not self._has_weights(contig, name):
                 continue
             collector = ContactCollector(
@@ -141,7 +141,7 @@ class CoolFile:
         """
         self.path = os.fspath(path)
         self.resolution_bp = resolution_bp
-        self._normalisations = tuple(normalisations)
+        self.normalisations = tuple(normalisations)
         file_name, _, group = self.path.partition("::")
         check_file(file_name)
         try:
@@ -172,7 +172,7 @@ class CoolFile:
         """One chromosome by the first weights that have values there; None without contacts."""
         first, last = map(int, self._cooler.extent(contig))
         bins = self._cooler.bins()[first:last]
-        for name in self._normalisations:
+        for name in self.normalisations:
             factor = _factors(bins, name)
             if factor is None:
                 continue

@@ -8,9 +8,15 @@ different assemblies.
 import os
 from collections.abc import Mapping
 
+import pandas as pd
+
 from data_prep.text_input import numbered_lines, parse_integers, split_fields
 
 _MITOCHONDRION = {"chrM": "MT", "MT": "chrM", "M": "chrM"}
+
+
+class NoCommonContig(ValueError):
+    """No contig of a file has a name that the genome knows."""
 
 
 def read_contig_lengths(path: str | os.PathLike) -> dict[str, int]:
@@ -79,7 +85,7 @@ def match_contigs(
 
     Raises:
       ValueError: partners differ in length (another assembly), two names claim one contig, or no
-        name fits.
+        name fits (NoCommonContig).
     """
     aliases = aliases or {}
     by_length = _unique_lengths(found, expected)
@@ -104,11 +110,37 @@ def match_contigs(
         claimed[partner] = name
         mapping[name] = partner
     if not mapping:
-        raise ValueError(
+        raise NoCommonContig(
             f"{source}: no contig name in common with the genome (found {_some(found)}; expected "
             f"{_some(expected)}); give --aliases with lines of found<TAB>expected"
         )
     return mapping
+
+
+def rename_contigs(
+    frame: pd.DataFrame,
+    expected: Mapping[str, int | None],
+    *,
+    source: str,
+    aliases: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """The table with the genome's names of its contigs; says in a line which names have changed.
+
+    Names without a partner stay as they are.
+
+    Raises:
+      ValueError: as `match_contigs`.
+    """
+    found = dict.fromkeys(frame["chrom"].unique())
+    names = match_contigs(found, expected, source=source, aliases=aliases)
+    changed = [f"{theirs} -> {ours}" for theirs, ours in names.items() if theirs != ours]
+    if not changed:
+        return frame
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    print(f"{source}: contigs by the genome's names: {', '.join(changed[:3])}{more}")
+    renamed = frame.assign(chrom=[names.get(name, name) for name in frame["chrom"]])
+    renamed.attrs = frame.attrs
+    return renamed
 
 
 def _partner(name: str, expected: Mapping, aliases: Mapping[str, str]) -> str | None:

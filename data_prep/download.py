@@ -30,8 +30,17 @@ DESCRIPTION = """\
 Download the public files behind the published models: genomes, annotation, reads, contacts,
 expression, benchmarks, weights. Files that are there and right are kept; a cut-off one goes on at
 the byte it ended. Each file is checked by sha256 and size where they are known, and a web page in
-its place is refused. What came is listed in OUT/downloads.tsv."""
+its place is refused. What came is listed in OUT/downloads.tsv.
 
+--sources adds lists of your own, YAML such as
+
+  HepG2:                          # a group, chosen by --groups
+    - name: HepG2.DNase.bam       # what the file is called in OUT
+      encode: ENCFF000AAA         # or fourdn: 4DNFI..., zenodo: RECORD, url: https://...
+      bytes: 123456789            # may be left out, as may sha256 and what
+      what: DNase reads, hg38"""
+
+_EXAMPLE = "for example: {HepG2: [{name: HepG2.DNase.bam, encode: ENCFF000AAA}]}"
 UNKNOWN = "unknown"
 RECORD = "downloads.tsv"
 _FIELDS = {"name", "url", "encode", "fourdn", "zenodo", "bytes", "sha256", "what"}
@@ -82,7 +91,7 @@ def read_sources(path: str | os.PathLike | None = None) -> list[Source]:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
     if not isinstance(tree, dict) or not all(isinstance(rows, list) for rows in tree.values()):
-        raise ValueError(f"{path}: expected groups, each with a list of files")
+        raise ValueError(f"{path}: expected groups, each with a list of files; {_EXAMPLE}")
     sources = [
         _source(row, str(group), f"{path}: {group} [{number}]")
         for group, rows in tree.items()
@@ -94,7 +103,7 @@ def read_sources(path: str | os.PathLike | None = None) -> list[Source]:
 
 def _source(row: Any, group: str, place: str) -> Source:
     if not isinstance(row, dict) or not isinstance(row.get("name"), str):
-        raise ValueError(f"{place}: expected a mapping with a name")
+        raise ValueError(f"{place}: expected a mapping with a name; {_EXAMPLE}")
     place = f"{place} {row['name']}"
     unknown = sorted(set(row) - _FIELDS)
     if unknown:

@@ -14,8 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from data_prep.annotation import TSS_RULES, read_annotation
-from data_prep.contig_names import match_contigs
+from data_prep.annotation import TSS_RULES, add_gene_key_argument, read_annotation
+from data_prep.contig_ends import within_ends
+from data_prep.contig_names import (
+    match_contigs,
+    read_aliases,
+    read_contig_lengths,
+    rename_contigs,
+)
 from data_prep.element_class import tss_windows
 from data_prep.expression import (
     TRANSFORMS,
@@ -24,7 +30,12 @@ from data_prep.expression import (
     labels_for,
     read_expression,
 )
-from data_prep.mrna_features import MISSING_FLAG, features_from_gtf, read_features
+from data_prep.mrna_features import (
+    MISSING_FLAG,
+    features_from_gtf,
+    mean_features,
+    read_features,
+)
 from data_prep.outputs import (
     report_dropped,
     settings_of,
@@ -174,7 +185,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="TSS of a minus-strand gene: end - 1, or end as in the original's tables "
         "(default: %(default)s)",
     )
-    add("--mrna-features", help="table of the eight published features, keyed by gene_id")
+    add_gene_key_argument(parser)
+    add(
+        "--mrna-features",
+        help="table of the eight published features, keyed by gene_id; without it and without "
+        "--mrna-from-gtf every gene gets the published means, flagged",
+    )
     add("--mrna-from-gtf", help="GTF to compute them from; needs --fasta")
     add(
         "--label",
@@ -207,11 +223,14 @@ def run(args: argparse.Namespace) -> int:
       ValueError: an input is missing or malformed.
     """
     requests = [LabelRequest(*label) for label in args.label]
-    annotation = read_annotation(args.annotation, tss_rule=args.tss_rule)
-    genes, dropped = annotation.genes, [annotation.dropped]
-    if args.only_genes:
-        genes, left_out = _only(genes, args.only_genes)
-        dropped.append(left_out)
+    genes, dropped = chosen_genes(
+        args.annotation,
+        tss_rule=args.tss_rule,
+        gene_key=args.gene_key,
+        only=args.only_genes,
+        contigs=read_contig_lengths(args.contigs) if args.contigs else None,
+        aliases=read_aliases(args.aliases) if args.aliases else {},
+    )
     labelled = add_labels(genes, requests, keep_unlabelled=args.keep_unlabelled)
     genes = labelled.genes
     dropped.append(labelled.dropped)
@@ -240,7 +259,37 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _only(genes: pd.DataFrame, path: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def chosen_genes(
+    annotation: str | os.PathLike,
+    *,
+    tss_rule: str = "end-1",
+    gene_key: str = "id",
+    only: str | os.PathLike | None = None,
+    contigs: Mapping[str, int] | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """The genes of an annotation that are wanted, and those left out, each list with a `reason`.
+
+    With `contigs` names are the genome's, and genes whose TSS lies past a contig's end are left
+    out.
+
+    Raises:
+      ValueError: as `read_annotation`; no gene of `only` is there, or most lie past the ends.
+    """
+    found = read_annotation(annotation, tss_rule=tss_rule, gene_key=gene_key)
+    genes, dropped = found.genes, [found.dropped]
+    source = os.fspath(annotation)
+    if contigs is not None:
+        genes = rename_contigs(genes, contigs, source=source, aliases=aliases)
+        genes, beyond = within_ends(genes, contigs, position="tss", what="gene", source=source)
+        dropped.append(beyond)
+    if only:
+        genes, left_out = _only(genes, only)
+        dropped.append(left_out)
+    return genes, dropped
+
+
+def _only(genes: pd.DataFrame, path: str | os.PathLike) -> tuple[pd.DataFrame, pd.DataFrame]:
     wanted = set(read_table(path, required=["gene_id"]).text("gene_id"))
     is_wanted = genes["gene_id"].isin(wanted)
     if not is_wanted.any():
@@ -250,10 +299,12 @@ def _only(genes: pd.DataFrame, path: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _features(genes: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
-    if bool(args.mrna_features) == bool(args.mrna_from_gtf):
-        raise ValueError("give either --mrna-features TABLE or --mrna-from-gtf GTF (with --fasta)")
+    if args.mrna_features and args.mrna_from_gtf:
+        raise ValueError("give either --mrna-features TABLE or --mrna-from-gtf GTF, not both")
     if args.mrna_features:
         return read_features(args.mrna_features, genes["gene_id"])
+    if not args.mrna_from_gtf:
+        return mean_features(genes["gene_id"])
     if not args.fasta:
         raise ValueError("--mrna-from-gtf needs --fasta")
     with Genome(args.fasta) as genome:

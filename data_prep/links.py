@@ -2,18 +2,30 @@
 
     python -m data_prep links --elements elements_signals.tsv.gz --genes genes.tsv \\
         --contact K562.hic --contigs hg38.chrom.sizes --out links.tsv.gz
+
+How a table was made stands in the JSON beside it; the tables themselves have no comment lines.
 """
 
 import argparse
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 import pandas as pd
 
 from data_prep import abc_scores
-from data_prep.annotation import TSS_RULES, read_annotation
+from data_prep.annotation import (
+    TSS_RULES,
+    add_gene_key_argument,
+    column_of,
+    read_annotation,
+    strip_version,
+)
 from data_prep.contact import ContactSource, add_contact_arguments, contact_source
 from data_prep.contact_text import TextContacts
+from data_prep.contig_ends import within_ends
+from data_prep.contig_names import rename_contigs
 from data_prep.intervals import read_regions
 from data_prep.link_rules import LINK_RULES, ORDERS, LinkRule
 from data_prep.linking import Links, link
@@ -26,57 +38,71 @@ from data_prep.outputs import (
     write_frame,
     write_json,
 )
-from data_prep.text_input import read_table
+from data_prep.text_input import Table, read_table
 
 DESCRIPTION = "gene-element links: distance, activity, contact, ABC score"
 
 
+# Columns of a gene table -> what linking calls them; the second is of the ABC pipeline's GeneList,
+# whose quantiles rank genes as the activities behind them do.
+_GENE_VALUES = {
+    "promoter_activity": "promoter_activity",
+    "PromoterActivityQuantile": "promoter_activity",
+}
+
+
 def read_link_genes(
-    path: str | os.PathLike, *, tss_rule: str = "end-1", expression_column: str | None = None
+    path: str | os.PathLike,
+    *,
+    tss_rule: str = "end-1",
+    expression_column: str | None = None,
+    gene_key: str = "id",
 ) -> pd.DataFrame:
     """Reads gene_id, chrom, tss, strand, and gene_name, promoter_activity, expression if there.
 
     Raises:
       ValueError: as `annotation.read_annotation`; the expression column is not there.
     """
-    genes = read_annotation(path, tss_rule=tss_rule).genes
-    wanted = {"promoter_activity": "promoter_activity"}
+    genes = read_annotation(path, tss_rule=tss_rule, gene_key=gene_key).genes
+    wanted = dict(_GENE_VALUES)
     if expression_column:
         wanted[expression_column] = "expression"
-    with_header = _has_header(path)
-    if expression_column and not with_header:
-        raise ValueError(
-            f"{path}: has no header, so no column {expression_column!r}; give genes.tsv"
-        )
-    if with_header:
-        table = read_table(path)
-        values = {"gene_id": table.text("gene_id")}
-        for column, name in wanted.items():
-            if column == expression_column or table.has(column):
-                values[name] = table.numbers(column, minimum=0, allow_missing=True)
-        known = pd.DataFrame(values)
-        genes = genes.merge(known, on="gene_id", how="left", validate="one_to_one")
-    return genes
+    table = _table_with_header(path)
+    if table is None:
+        if expression_column:
+            raise ValueError(
+                f"{path}: has no header, so no column {expression_column!r}; give genes.tsv"
+            )
+        return genes
+    name = column_of(table, "gene_name" if gene_key == "symbol" else "gene_id")
+    values: dict[str, Any] = {"gene_id": table.text(name).map(strip_version)}
+    for column, meaning in wanted.items():
+        if column == expression_column or table.has(column):
+            values[meaning] = table.numbers(column, minimum=0, allow_missing=True)
+    known = pd.DataFrame(values).drop_duplicates("gene_id")
+    return genes.merge(known, on="gene_id", how="left", validate="one_to_one")
 
 
-def _has_header(path: str | os.PathLike) -> bool:
+def _table_with_header(path: str | os.PathLike) -> Table | None:
     try:
-        return read_table(path).has("gene_id")
+        table = read_table(path)
     except ValueError:
-        return False
+        return None
+    return table if table.has(column_of(table, "gene_id")) and table.has("tss") else None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m data_prep links`."""
     add = parser.add_argument
     add("--elements", required=True, help="table from `signals`: chrom, start, end, activity, ...")
-    add("--genes", required=True, help="genes.tsv, gene BED or GTF")
+    add("--genes", required=True, help="genes.tsv, gene BED, GTF or the ABC pipeline's GeneList")
     add(
         "--tss-rule",
         choices=TSS_RULES,
         default="end-1",
         help="for BED and GTF (default: %(default)s)",
     )
+    add_gene_key_argument(parser)
     add("--expression-column", help="column of genes.tsv for TargetGeneExpression")
     add_contact_arguments(parser)
     add("--contigs", help="contig lengths of the genome: chrom.sizes or .fai")
@@ -101,8 +127,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="who stays under the limit: nearest first, "
         "or largest ABC score, activity or activity x contact (default: %(default)s)",
     )
-    group = parser.add_argument_group("ABC scores")
+    _add_score_arguments(parser.add_argument_group("ABC scores"))
+    parser.add_argument("--out", required=True, help="links.tsv or .tsv.gz")
+
+
+def _add_score_arguments(group) -> None:
     add = group.add_argument
+    add(
+        "--score-rule",
+        choices=tuple(abc_scores.SCORE_RULES),
+        default="floor",
+        help="floor: middles rounded down, as in links.tsv, elements up to --score-distance; abc: "
+        "to the last digit as the ABC pipeline, with exact middles and elements nearer than "
+        "--score-distance (default: %(default)s)",
+    )
     add(
         "--score-distance",
         type=int,
@@ -134,13 +172,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cell-type", default="", help="for the putative table")
     add(
         "--putative-out",
-        help="EnhancerPredictionsAllPutative table of all pairs within --max-distance",
+        help="EnhancerPredictionsAllPutative table of all pairs within --max-distance; its "
+        "normalized_* are the *_quantile columns of the elements, as in the ABC pipeline, or "
+        "without them RPM over the sum of RPM, as in the original project",
     )
     add(
         "--predicted-out",
         help="the same table, of pairs that reach the ABC threshold (needs class)",
     )
-    add("--out", required=True, help="links.tsv or .tsv.gz")
 
 
 def link_rule(args: argparse.Namespace) -> LinkRule:
@@ -161,12 +200,17 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       ValueError: an input is missing or malformed.
     """
+    rule = link_rule(args)
+    scores = score_rule(args, rule)
     elements = read_regions(args.elements)
     genes = read_link_genes(
-        args.genes, tss_rule=args.tss_rule, expression_column=args.expression_column
+        args.genes,
+        tss_rule=args.tss_rule,
+        expression_column=args.expression_column,
+        gene_key=args.gene_key,
     )
     source = contact_source(args)
-    rule = link_rule(args)
+    elements, genes, beyond = _on_genome(elements, genes, source, args)
     column = args.score_activity
     if column is None:
         column = "activity_quantile" if "activity_quantile" in elements else "activity"
@@ -178,25 +222,61 @@ def run(args: argparse.Namespace) -> int:
         genes,
         source,
         rule=rule,
-        scores=abc_scores.ScoreRule(
-            max_distance_bp=max(args.score_distance, rule.max_distance_bp + 1),
-            self_promoter_score=args.self_promoter_score,
-        ),
+        scores=scores,
         score_activity=column,
         cell_type=args.cell_type,
         putative_distance_bp=rule.max_distance_bp if args.putative_out else None,
         min_score=minimum if args.predicted_out else None,
     )
-    comments = [*source.describe(), f"links: {rule}", f"ABC score from {column}"]
-    write_frame(result.links, args.out, comments=comments, float_format="%.9g")
+    write_frame(result.links, args.out, float_format="%.9g")
     for path, table in (
         (args.putative_out, result.putative),
         (args.predicted_out, result.predicted),
     ):
         if path and table is not None:
             write_frame(table, path, float_format="%.9g")
-    _report(result, args, source, minimum, n_genes=len(genes))
+    said = {"rule": str(rule), "score_rule": asdict(scores), "score_activity": column}
+    _report(result, args, source, said | {"abc_threshold": minimum}, genes, beyond)
     return 0
+
+
+def score_rule(args: argparse.Namespace, rule: LinkRule) -> abc_scores.ScoreRule:
+    """How the parsed options score pairs.
+
+    Raises:
+      ValueError: the ABC pipeline's rule, and links farther away than it scores any.
+    """
+    chosen = replace(
+        abc_scores.SCORE_RULES[args.score_rule],
+        max_distance_bp=args.score_distance,
+        self_promoter_score=args.self_promoter_score,
+    )
+    if chosen.inclusive:
+        return replace(chosen, max_distance_bp=max(args.score_distance, rule.max_distance_bp + 1))
+    if rule.max_distance_bp > args.score_distance:
+        raise ValueError(
+            f"--max-distance {rule.max_distance_bp} lies beyond --score-distance "
+            f"{args.score_distance}, where --score-rule {args.score_rule} scores nothing; raise "
+            "--score-distance"
+        )
+    return chosen
+
+
+def _on_genome(
+    elements: pd.DataFrame, genes: pd.DataFrame, source: ContactSource, args: argparse.Namespace
+) -> tuple[pd.DataFrame, pd.DataFrame, list[pd.DataFrame]]:
+    """With --contigs: names as the genome has them, nothing past its ends; what is left out."""
+    if source.contigs is None:
+        return elements, genes, []
+    contigs, aliases = source.contigs, source.aliases
+    elements = rename_contigs(elements, contigs, source=args.elements, aliases=aliases)
+    genes = rename_contigs(genes, contigs, source=args.genes, aliases=aliases)
+    elements, past = within_ends(
+        elements, contigs, position="start", what="element", source=args.elements
+    )
+    genes, lost = within_ends(genes, contigs, position="tss", what="gene", source=args.genes)
+    columns = ["chrom", "start", "end", "reason"], ["gene_id", "chrom", "tss", "reason"]
+    return elements, genes, [past[columns[0]], lost[columns[1]]]
 
 
 def _threshold(args: argparse.Namespace, elements: pd.DataFrame) -> float:
@@ -206,29 +286,33 @@ def _threshold(args: argparse.Namespace, elements: pd.DataFrame) -> float:
 
 
 def _report(
-    result: Links, args: argparse.Namespace, source: ContactSource, minimum: float, *, n_genes: int
+    result: Links,
+    args: argparse.Namespace,
+    source: ContactSource,
+    said: Mapping[str, Any],
+    genes: pd.DataFrame,
+    beyond: list[pd.DataFrame],
 ) -> None:
-    reasons = write_dropped([result.unlinked, result.dropped], args.out)
-    is_text = isinstance(source.file, TextContacts)
+    reasons = write_dropped([*beyond, result.unlinked, result.dropped], args.out)
+    n_genes, n_links = len(genes), len(result.links)
     summary = {
         "settings": settings_of(args),
         "genes": n_genes,
         "genes_without_links": len(result.unlinked),
-        "links": len(result.links),
-        "elements_per_gene": round(len(result.links) / n_genes, 3) if n_genes else None,
+        "links": n_links,
+        "elements_per_gene": round(n_links / n_genes, 3) if n_genes else None,
         "contact": source.describe(),
-        "contact_is_text": is_text,
+        "contact_is_text": isinstance(source.file, TextContacts),
         "power_law": source.observed.to_dict(),
         "reference_power_law": source.reference.to_dict(),
-        "abc_threshold": minimum,
+        **said,
         "left_out": reasons,
         "versions": versions("numpy", "pandas", "cooler", "hictkpy"),
     }
     write_json(summary, sibling(args.out, ".json"))
     print(
-        f"{len(result.links):,} links of {n_genes:,} genes, "
-        f"{len(result.links) / max(n_genes, 1):.1f} a gene; {len(result.unlinked):,} genes have "
-        "none"
+        f"{n_links:,} links of {n_genes:,} genes, {n_links / max(n_genes, 1):.1f} a gene; "
+        f"{len(result.unlinked):,} genes have none"
     )
     for line in source.describe():
         print(line)

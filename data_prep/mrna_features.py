@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float64, Real
 
 from data_prep.annotation import GtfRow, read_gtf, strip_version
+from data_prep.contig_names import match_contigs
 from data_prep.text_input import read_table
 from epinformer_jax.data.genome import Genome
 from epinformer_jax.data.sequence import UNKNOWN
@@ -78,6 +79,11 @@ def read_features(path: str | os.PathLike, gene_ids: Iterable[str]) -> pd.DataFr
     return _complete(values, gene_ids)
 
 
+def mean_features(gene_ids: Iterable[str]) -> pd.DataFrame:
+    """The published means for every gene, each flagged: nothing is known of any."""
+    return _complete(pd.DataFrame(columns=list(MRNA_FEATURES), dtype=np.float64), gene_ids)
+
+
 def features_from_gtf(
     gtf: str | os.PathLike, genome: Genome, gene_ids: Iterable[str], names: Mapping[str, str]
 ) -> pd.DataFrame:
@@ -98,6 +104,9 @@ def features_from_gtf(
         raise ValueError(
             f"{gtf}: no CDS line belongs to one of {len(wanted):,} genes; give a full GTF"
         )
+    found = {one.chrom: None for one in transcripts.values() if one.coding}
+    if any(name not in names for name in found):
+        names = match_contigs(found, genome.contigs, source=os.fspath(gtf)) | dict(names)
     chosen: dict[str, tuple[tuple, _Transcript]] = {}
     for name, transcript in transcripts.items():
         if not transcript.coding:

@@ -26,23 +26,20 @@ def write_frame(
     path: str | os.PathLike,
     *,
     header: bool = True,
-    comments: Iterable[str] = (),
     float_format: str | None = None,
 ) -> None:
     """Writes a tab-separated table in the frame's own order; gzip (no time stamp) when named `.gz`.
 
-    `comments` become lines that begin with "# " above the header. Missing values become empty
-    fields; without `float_format` numbers keep enough digits to be read back as they are.
+    Missing values become empty fields; without `float_format` numbers keep enough digits to be read
+    back as they are.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    above = "".join(f"# {line}\n" for line in comments).encode()
     options = {"sep": "\t", "index": False, "header": header, "lineterminator": "\n"}
     with atomic_file(path) as temporary, contextlib.ExitStack() as stack:
         target: Any = stack.enter_context(open(temporary, "wb"))
         if path.name.endswith(".gz"):
             target = stack.enter_context(gzip.GzipFile("", "wb", 6, target, mtime=0))
-        target.write(above)
         frame.to_csv(target, float_format=float_format, **options)
 
 

@@ -2,7 +2,7 @@
 
     python -m data_prep run --config configs/prep/simulated.py --out runs/prepared
 
-Of each cell type: candidates, signals, genes, contact, links, summits, windows, records (see
+Of each cell type: candidates, tss, summits, windows, signals, genes, contact, links, records (see
 `stages`: done once, whole or not at all), then dataset.json, and qc.html over all of them.
 """
 
@@ -14,19 +14,22 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_prep import qc
+from data_prep import builder, qc
 from data_prep.outputs import versions, write_json
 from data_prep.pipeline_config import describe, load
 from data_prep.pipeline_inputs import check_genomes, complete_paths, what_is_possible
 from data_prep.pipeline_stages import cell_stages
 from data_prep.samples import Sample, read_samples
+from data_prep.samples import describe as describe_samples
 from data_prep.stages import Done, FileHashes, leave_only, run_stage
 from epinformer_jax.data.atomic import atomic_file
 
 DESCRIPTION = """\
 Prepare every cell type of samples.tsv, from reads, peaks and Hi-C to TFRECORDs, by one config.
 
-  OUT/CELL/candidates, signals, genes, contact, links, summits, windows   tables of each stage
+  OUT/CELL/candidates, tss, summits, windows   where elements, promoters and 256 bp windows lie
+  OUT/CELL/signals       all of them with counts, RPM and activity: each signal file is read once
+  OUT/CELL/genes, contact, links               tables of each stage
   OUT/CELL/records       genes and windows as TFDS directories, for training
   OUT/CELL/dataset.json  what the inputs allow: feature preset, label, notes
   OUT/qc.html            reads, peaks, activity, links, distance and contact, dropped rows
@@ -34,7 +37,10 @@ Prepare every cell type of samples.tsv, from reads, peaks and Hi-C to TFRECORDs,
 
 Run it again after a change or a crash: stages whose inputs and parameters are unchanged are kept.
 Missing inputs are no error where something can be made without them: no contact, no H3K27ac, no
-expression, no mRNA features; what that means is said."""
+expression, no mRNA features; what that means is said.
+
+"""
+DESCRIPTION += describe_samples()
 CONFIG_FILE = "config.json"
 DATASET_FILE = "dataset.json"
 
@@ -52,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="overrides a field of the config; may be repeated",
     )
     add("--cells", metavar="A,B", help="only these cell types of samples.tsv")
+    builder.add_writing_arguments(parser)
     add("--dry-run", action="store_true", help="only say what would be made of the inputs")
     add("--list-fields", action="store_true", help="print every field of a config and exit")
 
@@ -70,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"{option} is missing")
     config = load(args.config, args.set)
     cells = tuple(name for name in (args.cells or "").split(",") if name)
-    prepare(config, args.out, cells=cells, dry_run=args.dry_run)
+    builder.writer_of(args)  # a wrong option, or Beam that is not there, is found before the work
+    writing = (f"--workers={args.workers}",) if args.beam is None else (f"--beam={args.beam}",)
+    prepare(config, args.out, cells=cells, dry_run=args.dry_run, writing=writing)
     return 0
 
 
@@ -80,15 +89,19 @@ def prepare(
     *,
     cells: tuple[str, ...] = (),
     dry_run: bool = False,
+    writing: tuple[str, ...] = (),
 ) -> dict[str, list[Done]]:
     """Prepares the cell types (all of them, or those named); returns each one's stages.
+
+    `writing` are options of `build` that say who writes the records: --workers=N or --beam=...
 
     Raises:
       ValueError: an input is missing or wrong, files are of several assemblies, or `out` holds
         something else than an earlier run.
     """
     config = complete_paths(config)
-    samples = _chosen(read_samples(config.samples), cells, config.samples)
+    listed = read_samples(config.samples)
+    samples = _chosen(listed, cells, config.samples)
     for sample in samples:
         possible = what_is_possible(sample, config)
         label = possible.label or "no label, prediction only"
@@ -104,22 +117,27 @@ def prepare(
     made: dict[str, list[Done]] = {}
     try:
         for sample in samples:
-            made[sample.cell_type] = _prepare_cell(sample, config, folder, hashes)
+            made[sample.cell_type] = _prepare_cell(sample, config, folder, hashes, writing)
             hashes.save()
     finally:
         hashes.save()
-    page = qc.write_page(folder, config.name or Path(config.samples).stem)
+    order = [sample.cell_type for sample in listed]
+    page = qc.write_page(folder, config.name or Path(config.samples).stem, order=order)
     print(f"quality control: {page}")
     print(folder)
     return made
 
 
 def _prepare_cell(
-    sample: Sample, config: ConfigDict, folder: Path, hashes: FileHashes
+    sample: Sample,
+    config: ConfigDict,
+    folder: Path,
+    hashes: FileHashes,
+    writing: tuple[str, ...],
 ) -> list[Done]:
     place = folder / sample.cell_type
     place.mkdir(exist_ok=True)
-    stages = cell_stages(sample, config, place)
+    stages = cell_stages(sample, config, place, writing=writing)
     done = []
     for number, stage in enumerate(stages, start=1):
         title = f"{sample.cell_type} [{number}/{len(stages)}] {stage.name}"

@@ -15,10 +15,13 @@ from typing import Any
 
 import ml_collections
 
-from data_prep.annotation import TSS_RULES
+from data_prep.abc_scores import SCORE_RULES, SELF_PROMOTER_SCORES
+from data_prep.annotation import GENE_KEYS, TSS_RULES
 from data_prep.expression import TRANSFORMS
-from data_prep.link_rules import LINK_RULES
-from data_prep.reads import READ_ENDS, READ_FILTERS
+from data_prep.link_rules import LINK_RULES, ORDERS
+from data_prep.power_law import OBSERVED, REFERENCE
+from data_prep.quantile import FORMS
+from data_prep.reads import READ_ENDS, READ_FILTERS, STRANDS
 from data_prep.tracks import TRACK_UNITS
 from data_prep.windows import LAYOUTS
 from epinformer_jax.data.elements import SELF_PROMOTER_RULES
@@ -76,6 +79,7 @@ FIELDS: dict[str, Any] = {
     "genes": {
         "annotation": _text("", "gene BED, GTF, or table with a TSS", needed=True),
         "tss_rule": _one_of("end-1", "TSS of minus-strand genes", *TSS_RULES),
+        "key": _one_of("id", "what names a gene", *GENE_KEYS),
         "tss_flank_bp": _integer(500, "promoter signals are counted over TSS +- this, bp", 1),
         "mrna_features": _text("", "table of the eight features; empty: computed, or the means"),
         "mrna_gtf": _text("", "GTF to compute the features from, where there is no table"),
@@ -90,10 +94,14 @@ FIELDS: dict[str, Any] = {
         "peaks_kept": _integer(150_000, "strongest peaks; 0 keeps all"),
         "extend_bp": _integer(250, "on each side of a summit, bp", 1),
         "blacklist_rule": _one_of("subtract", "what the blacklist does", "subtract", "drop"),
+        "min_length_bp": _integer(1, "shortest element kept, bp", 1),
         "include_promoters": _flag(False, "add TSS windows as elements before merging"),
     },
     "signals": {
         "reads": _one_of("published", "which alignments count", *READ_FILTERS),
+        "min_mapq": _integer(-1, "overrides the mapping quality of reads; -1: no", -1),
+        "duplicates": _one_of("", "overrides reads", "", "keep", "drop"),
+        "strand": _one_of("both", "of the alignments that count", *STRANDS),
         "paired": _one_of("reads", "what is counted of pairs", *READ_ENDS),
         "pool": _one_of("mean", "how replicates are pooled", "mean", "sum"),
         "track_units": _one_of("", "what bigWig values are", "", *TRACK_UNITS),
@@ -101,17 +109,31 @@ FIELDS: dict[str, Any] = {
         "exclude_contigs": _text("", "comma-separated, left out also of the total"),
         "barcodes": _text("", "barcode<TAB>cluster table for fragment files"),
         "cluster": _text("", "only the cells of this cluster"),
+        "quantile_reference": _text("", "EnhancersQNormRef table: ABC scores of normalised RPM"),
+        "quantile_form": _one_of("rank", "rank: ABC pipeline; position: original project", *FORMS),
     },
     "contact": {
         "resolution_bp": _integer(5000, "bin width, bp", 1),
         "normalisation": _text("", "balancing to try, comma-separated; empty: the usual order"),
         "average": _text("", "average Hi-C for cell types without contacts of their own"),
         "divide_by_row_sum": _flag(False, "text contacts are raw"),
+        "gamma": _number(OBSERVED.gamma, "observed power law", 1e-6, 10),
+        "scale": _number(OBSERVED.scale, "observed power law", -100, 100),
+        "reference_gamma": _number(REFERENCE.gamma, "power law that Hi-C is scaled to", 1e-6, 10),
+        "reference_scale": _number(REFERENCE.scale, "power law that Hi-C is scaled to", -100, 100),
+        "pseudocount_distance_bp": _number(5000.0, "of ABC scores, bp", 0, 1e9),
+        "tss_contribution_percent": _number(100.0, "of its neighbour for the diagonal", 0, 1e6),
     },
     "links": {
         "rule": _one_of("all", "which links the table holds", *LINK_RULES),
+        "min_distance_bp": _integer(-2, "smallest, exclusive, bp; -2: the rule's", -2),
         "max_distance_bp": _integer(100_000, "largest distance in the table, bp", 1),
+        "max_elements": _integer(0, "elements a gene; 0: the rule's"),
+        "order": _one_of("nearest", "who stays under the limit", *ORDERS),
+        "score_rule": _one_of("floor", "abc: to the last digit as the ABC pipeline", *SCORE_RULES),
         "score_distance_bp": _integer(5_000_000, "elements within this share ABC scores, bp", 1),
+        "score_activity": _text("", "column for ABC scores; empty: activity_quantile, or activity"),
+        "self_promoter_score": _one_of("one", "of ABC scores", *SELF_PROMOTER_SCORES),
     },
     "windows": {
         "make": _flag(True, "make windows for the activity encoder"),
@@ -123,6 +145,7 @@ FIELDS: dict[str, Any] = {
         "negative_fraction": _number(-1.0, "negatives as a share of peaks; -1: layout's", -1, 1),
         "clearance_bp": _integer(1000, "between negatives and peaks, bp"),
         "seed": _integer(42, "places of the negatives"),
+        "max_unknown": _number(0.5, "largest share of N in a window", 0, 1),
     },
     "records": {
         "min_distance_bp": _integer(1000, "elements this near or nearer are left out, bp", -1),

@@ -16,12 +16,10 @@ from data_prep import builder, candidates, contact, genes, links, signals, windo
 from data_prep.annotation import read_annotation
 from data_prep.contact_export import export_text
 from data_prep.contig_names import read_aliases, read_contig_lengths
-from data_prep.intervals import read_bed
 from data_prep.outputs import write_dropped, write_frame
 from data_prep.samples import Sample
 from data_prep.stages import Stage, call, options
 from data_prep.window_peaks import window_peaks
-from epinformer_jax.data.tables import MRNA_FEATURES
 
 _EXPRESSION = "<expression table>"
 
@@ -30,7 +28,8 @@ _EXPRESSION = "<expression table>"
 class Command:
     """A command of data_prep as a stage: options that are files, other options, other words.
 
-    A word that is a key of `hidden` stands for that file.
+    A word that is a key of `hidden` stands for that file. `aside` are words on which the outputs do
+    not depend: how many processes write them, say.
     """
 
     module: ModuleType
@@ -39,6 +38,7 @@ class Command:
     values: Mapping[str, Any]
     words: tuple[str, ...] = ()
     hidden: Mapping[str, str] = field(default_factory=dict)
+    aside: tuple[str, ...] = ()
 
     def stage(self, name: str) -> Stage:
         """The stage that runs it; the content of the files counts, not where they lie."""
@@ -48,7 +48,8 @@ class Command:
         def work(folder: Path) -> None:
             out = str(folder / self.output) if self.output else str(folder)
             words = [self.hidden.get(word, word) for word in self.words]
-            call(self.module, [*options(**joined, **self.values, out=out), *words])
+            given = options(**joined, **self.values, out=out)
+            call(self.module, [*given, *words, *self.aside])
 
         inputs = {
             f"{key}.{number}": path.partition("::")[0]
@@ -67,28 +68,34 @@ class Command:
         return Stage(name, work, parameters, inputs | dict(self.hidden))
 
 
-def cell_stages(sample: Sample, config: ConfigDict, place: Path) -> list[Stage]:
-    """The stages of one cell type in order; their inputs lie in `place` once they have run."""
-    elements = place / "signals" / "elements.tsv.gz"
+def cell_stages(
+    sample: Sample, config: ConfigDict, place: Path, *, writing: tuple[str, ...] = ()
+) -> list[Stage]:
+    """The stages of one cell type in order; their inputs lie in `place` once they have run.
+
+    All regions are known before any signal file is read, so that each is read once. `writing` are
+    options of `build` that say who writes the records (--workers, --beam).
+    """
+    tss = place / "tss" / "tss.tsv"
     gene_table = place / "genes" / "genes.tsv"
-    link_table = place / "links" / "links.tsv.gz"
-    window_table = place / "windows" / "windows.tsv.gz" if config.windows.make else None
-    measured = _signal_files(sample, config), _signal_values(sample, config)
-    stages = [
-        _candidates(sample, config),
-        _signals(place / "candidates" / "elements.tsv.gz", *measured),
-        _genes(sample, config, *measured),
-    ]
+    regions = {"regions": place / "candidates" / "elements.tsv.gz", "genes": tss}
+    stages = [_candidates(sample, config), _tss(config)]
+    if config.windows.make:
+        stages.append(_summits(sample, config, tss))
+        stages.append(_windows(config, place / "summits" / "peaks.narrowPeak"))
+        regions["windows"] = place / "windows" / "windows.tsv.gz"
+    stages.append(_signals(sample, config, regions))
+    stages.append(_genes(sample, config, place / "signals" / signals.TABLES["genes"]))
     contacts = sample.contact or config.contact.average
     if contacts and _is_whole_text(contacts):
         stages.append(_cut_contacts(contacts, config))
         contacts = str(place / "contact" / "by_chromosome")
+    elements = place / "signals" / signals.TABLES["regions"]
     stages.append(_links(sample, config, elements, gene_table, contacts))
+    tables = {"genes": gene_table, "links": place / "links" / "links.tsv.gz"}
     if config.windows.make:
-        stages.append(_summits(sample, config, gene_table))
-        peaks = place / "summits" / "peaks.narrowPeak"
-        stages.append(_windows(config, peaks, *measured))
-    stages.append(_records(sample, config, gene_table, link_table, window_table))
+        tables["windows"] = place / "signals" / signals.TABLES["windows"]
+    stages.append(_records(sample, config, tables, writing))
     return stages
 
 
@@ -106,27 +113,73 @@ def _candidates(sample: Sample, config: ConfigDict) -> Stage:
         "extend": choice.extend_bp,
         "blacklist_rule": choice.blacklist_rule,
         "include_promoters": choice.include_promoters,
+        "min_length": choice.min_length_bp,
         "tss_rule": config.genes.tss_rule,
+        "gene_key": config.genes.key,
         "tss_slop": config.genes.tss_flank_bp,
     }
     return Command(candidates, "elements.tsv.gz", files, values).stage("candidates")
 
 
-def _signals(elements: Path, files: Mapping[str, Any], values: Mapping[str, Any]) -> Stage:
-    files = {"regions": elements, **files}
-    return Command(signals, "elements.tsv.gz", files, values).stage("signals")
+def _tss(config: ConfigDict) -> Stage:
+    """The TSSs that signals are counted around, with or without a label; `genes` lists who left."""
+    choice, genome = config.genes, config.genome
+
+    def work(folder: Path) -> None:
+        found, _ = genes.chosen_genes(
+            choice.annotation,
+            tss_rule=choice.tss_rule,
+            gene_key=choice.key,
+            only=choice.only,
+            contigs=read_contig_lengths(genome.contigs),
+            aliases=read_aliases(genome.aliases) if genome.aliases else {},
+        )
+        write_frame(found[["gene_id", "chrom", "tss", "strand"]], folder / "tss.tsv")
+        print(f"{len(found):,} genes")
+
+    inputs = {"annotation": choice.annotation, "contigs": genome.contigs}
+    optional = {"only": choice.only, "aliases": genome.aliases}
+    inputs |= {name: path for name, path in optional.items() if path}
+    return Stage("tss", work, {"tss_rule": choice.tss_rule, "key": choice.key}, inputs)
 
 
-def _genes(
-    sample: Sample, config: ConfigDict, files: Mapping[str, Any], values: Mapping[str, Any]
-) -> Stage:
+def _signals(sample: Sample, config: ConfigDict, regions: Mapping[str, Path]) -> Stage:
+    """Elements, TSS windows and 256 bp windows, each signal file read once for all of them."""
+    choice = config.signals
+    files: dict[str, Any] = {
+        **regions,
+        "accessibility": sample.accessibility,
+        "h3k27ac": sample.h3k27ac,
+        "contigs": config.genome.contigs,
+        "aliases": config.genome.aliases,
+        "barcodes": choice.barcodes,
+        "quantile_reference": choice.quantile_reference,
+    }
+    if any(path.endswith(".cram") for path in (*sample.accessibility, *sample.h3k27ac)):
+        files["fasta"] = config.genome.fasta
+    same = ("reads", "duplicates", "strand", "paired", "pool", "track_units")
+    same += ("accept_fold_change", "exclude_contigs", "cluster", "quantile_form")
+    values = {name: choice[name] for name in same} | {
+        "assay": sample.assay,
+        "min_mapq": None if choice.min_mapq < 0 else choice.min_mapq,
+        "tss_slop": config.genes.tss_flank_bp,
+    }
+    return Command(signals, "", files, values).stage("signals")
+
+
+def _genes(sample: Sample, config: ConfigDict, promoter_signals: Path) -> Stage:
     choice = config.genes
-    files = {"annotation": choice.annotation, "only_genes": choice.only, **files}
+    files = {
+        "annotation": choice.annotation,
+        "only_genes": choice.only,
+        "promoter_signals": promoter_signals,
+        "contigs": config.genome.contigs,
+        "aliases": config.genome.aliases,
+    }
     values = {
         "tss_rule": choice.tss_rule,
-        "tss_slop": choice.tss_flank_bp,
+        "gene_key": choice.key,
         "keep_unlabelled": config.labels.keep_unlabelled,
-        **values,
     }
     words, hidden = (), {}
     if sample.expression:
@@ -142,24 +195,7 @@ def _genes(
         files["mrna_features"] = choice.mrna_features
     elif choice.mrna_gtf:
         files |= {"mrna_from_gtf": choice.mrna_gtf, "fasta": config.genome.fasta}
-    stage = Command(genes, "genes.tsv", files, values, words, hidden).stage("genes")
-    if choice.mrna_features or choice.mrna_gtf:
-        return stage
-    return _without_features(genes, files, values, words, hidden, stage)
-
-
-def _without_features(module, files, values, words, hidden, stage: Stage) -> Stage:
-    """Genes without a table of features: one without rows, so that every gene gets the means."""
-
-    def work(folder: Path) -> None:
-        empty = folder / "no_mrna_features.tsv"
-        empty.write_text("\t".join(["gene_id", *MRNA_FEATURES]) + "\n")
-        command = Command(
-            module, "genes.tsv", {**files, "mrna_features": empty}, values, words, hidden
-        )
-        command.stage("genes").work(folder)
-
-    return Stage(stage.name, work, stage.parameters, stage.inputs)
+    return Command(genes, "genes.tsv", files, values, words, hidden).stage("genes")
 
 
 def _cut_contacts(contacts: str, config: ConfigDict) -> Stage:
@@ -175,6 +211,7 @@ def _cut_contacts(contacts: str, config: ConfigDict) -> Stage:
 def _links(
     sample: Sample, config: ConfigDict, elements: Path, gene_table: Path, contacts: str
 ) -> Stage:
+    choice = config.links
     files = {
         "elements": elements,
         "genes": gene_table,
@@ -187,27 +224,41 @@ def _links(
         "contact_normalisation": config.contact.normalisation,
         "divide_by_row_sum": config.contact.divide_by_row_sum,
         "average_contact": bool(contacts) and not sample.contact,
-        "rule": config.links.rule,
-        "max_distance": config.links.max_distance_bp,
-        "score_distance": config.links.score_distance_bp,
+        "gamma": config.contact.gamma,
+        "scale": config.contact.scale,
+        "reference_gamma": config.contact.reference_gamma,
+        "reference_scale": config.contact.reference_scale,
+        "pseudocount_distance": config.contact.pseudocount_distance_bp,
+        "tss_contribution": config.contact.tss_contribution_percent,
+        "rule": choice.rule,
+        "min_distance": None if choice.min_distance_bp < -1 else choice.min_distance_bp,
+        "max_distance": choice.max_distance_bp,
+        "max_elements": choice.max_elements or None,
+        "order": choice.order,
+        "score_rule": choice.score_rule,
+        "score_distance": choice.score_distance_bp,
+        "score_activity": choice.score_activity,
+        "self_promoter_score": choice.self_promoter_score,
         "assay": sample.assay,
         "cell_type": sample.cell_type,
     }
     return Command(links, "links.tsv.gz", files, values).stage("links")
 
 
-def _summits(sample: Sample, config: ConfigDict, gene_table: Path) -> Stage:
+def _summits(sample: Sample, config: ConfigDict, tss: Path) -> Stage:
     """Peaks that windows are made around: outside the blacklist, and every TSS where asked for."""
     peaks = sample.window_peaks or sample.peaks
     around_tss, blacklist = config.windows.around_tss, config.genome.blacklist
 
     def work(folder: Path) -> None:
+        contigs = read_contig_lengths(config.genome.contigs)
+        aliases = read_aliases(config.genome.aliases) if config.genome.aliases else {}
         table, dropped = window_peaks(
             peaks,
-            read_contig_lengths(config.genome.contigs),
-            aliases=read_aliases(config.genome.aliases) if config.genome.aliases else {},
-            blacklist=read_bed(blacklist) if blacklist else None,
-            genes=read_annotation(gene_table).genes if around_tss else None,
+            contigs,
+            aliases=aliases,
+            blacklist=candidates.read_blacklist(blacklist, contigs, aliases) if blacklist else None,
+            genes=read_annotation(tss).genes if around_tss else None,
         )
         write_frame(table, folder / "peaks.narrowPeak", header=False, float_format="%.9g")
         write_dropped([dropped], folder / "peaks.tsv")
@@ -216,17 +267,20 @@ def _summits(sample: Sample, config: ConfigDict, gene_table: Path) -> Stage:
     inputs = {"peaks": peaks, "contigs": config.genome.contigs}
     inputs |= {"blacklist": blacklist} if blacklist else {}
     inputs |= {"aliases": config.genome.aliases} if config.genome.aliases else {}
-    inputs |= {"genes": gene_table} if around_tss else {}
+    inputs |= {"genes": tss} if around_tss else {}
     return Stage("summits", work, {"around_tss": around_tss}, inputs)
 
 
-def _windows(
-    config: ConfigDict, peaks: Path, files: Mapping[str, Any], values: Mapping[str, Any]
-) -> Stage:
-    choice = config.windows
-    files = {**files, "peaks": peaks, "fasta": config.genome.fasta}
+def _windows(config: ConfigDict, peaks: Path) -> Stage:
+    """Where the 256 bp windows lie; `signals` adds their activity."""
+    choice, genome = config.windows, config.genome
+    files = {
+        "peaks": peaks,
+        "contigs": genome.contigs,
+        "aliases": genome.aliases,
+        "fasta": genome.fasta,
+    }
     values = {
-        **values,
         "layout": choice.layout,
         "windows_per_summit": choice.per_summit or None,
         "stride": choice.stride_bp or None,
@@ -234,21 +288,16 @@ def _windows(
         "negative_fraction": None if choice.negative_fraction < 0 else choice.negative_fraction,
         "clearance": choice.clearance_bp,
         "seed": choice.seed,
+        "max_unknown": choice.max_unknown,
     }
     return Command(windows, "windows.tsv.gz", files, values).stage("windows")
 
 
 def _records(
-    sample: Sample, config: ConfigDict, gene_table: Path, link_table: Path, window_table
+    sample: Sample, config: ConfigDict, tables: Mapping[str, Path], writing: tuple[str, ...]
 ) -> Stage:
     choice = config.records
-    files = {
-        "genes": gene_table,
-        "links": link_table,
-        "windows": window_table,
-        "fasta": config.genome.fasta,
-        "contigs": config.genome.splits,
-    }
+    files = {**tables, "fasta": config.genome.fasta, "contigs": config.genome.splits}
     values = {
         "min_distance_bp": choice.min_distance_bp,
         "max_distance_bp": choice.max_distance_bp,
@@ -258,30 +307,11 @@ def _records(
         "self_promoter": choice.self_promoter,
         "compression": choice.compression,
         "allow_missing_labels": config.labels.keep_unlabelled,
-        "window_labels": "log2_activity" if window_table else None,
+        "window_labels": "log2_activity" if "windows" in tables else None,
     }
     label = config.labels.name if sample.expression else ""
-    command = Command(builder, "", files, values, (f"--labels={label}",))
-    return command.stage("records")
-
-
-def _signal_files(sample: Sample, config: ConfigDict) -> dict[str, Any]:
-    files: dict[str, Any] = {
-        "accessibility": sample.accessibility,
-        "h3k27ac": sample.h3k27ac,
-        "contigs": config.genome.contigs,
-        "aliases": config.genome.aliases,
-        "barcodes": config.signals.barcodes,
-    }
-    if any(path.endswith(".cram") for path in (*sample.accessibility, *sample.h3k27ac)):
-        files["fasta"] = config.genome.fasta
-    return files
-
-
-def _signal_values(sample: Sample, config: ConfigDict) -> dict[str, Any]:
-    names = ("reads", "paired", "pool", "track_units", "accept_fold_change")
-    chosen = {name: config.signals[name] for name in (*names, "exclude_contigs", "cluster")}
-    return {"assay": sample.assay, **chosen}
+    words = (f"--labels={label}",)
+    return Command(builder, "", files, values, words, aside=writing).stage("records")
 
 
 def _is_whole_text(place: str) -> bool:

@@ -278,7 +278,9 @@ def _with_split(
             chromosomes.check_split_name(split)
         except ValueError as error:
             row = int(np.argmax(splits == split))
-            raise ValueError(f"{tables.where(frame, row)}: {error}") from None
+            raise ValueError(
+                f"{tables.where(frame, row)}: {error} (--contigs; genome.splits of `run`)"
+            ) from None
     return frame.assign(split=splits)
 
 

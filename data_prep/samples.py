@@ -7,18 +7,35 @@ from pathlib import Path
 from data_prep.peaks import ASSAYS
 from data_prep.text_input import Table, read_table
 
-COLUMNS = (
-    "cell_type",
-    "accessibility",
-    "assay",
-    "h3k27ac",
-    "peaks",
-    "contact",
-    "expression",
-    "expression_column",
-)
-WINDOW_PEAKS = "window_peaks"
-_NEEDED = ("cell_type", "accessibility", "assay", "peaks")
+# Column -> whether every cell type needs it, and what it holds.
+COLUMNS = {
+    "cell_type": (True, "its name: letters, digits, _, - and ."),
+    "accessibility": (True, "BAM, CRAM, tagAlign, fragments, bigWig; replicates comma-separated"),
+    "assay": (True, f"what they are: {' or '.join(ASSAYS)}"),
+    "peaks": (True, "accessibility peaks, narrowPeak or BED: candidate elements"),
+    "window_peaks": (False, "peaks of the 256 bp windows (H3K27ac, say); default: peaks"),
+    "h3k27ac": (False, "H3K27ac files, replicates comma-separated"),
+    "contact": (False, "Hi-C: .hic, .cool, .mcool, a folder or file of text"),
+    "expression": (False, "table of expression by gene id"),
+    "expression_column": (False, "its column; needed with expression"),
+}
+_NEEDED = tuple(name for name, (is_needed, _) in COLUMNS.items() if is_needed)
+
+
+def describe() -> str:
+    """The columns of samples.tsv, one a line, and what holds for all of them."""
+    width = max(map(len, COLUMNS))
+    lines = [
+        f"  {name:{width}}  {'needed' if is_needed else 'may be empty'}; {meaning}"
+        for name, (is_needed, meaning) in COLUMNS.items()
+    ]
+    return "\n".join(
+        [
+            "samples.tsv (field `samples`) has a header and one row a cell type, separated by tabs",
+            "(or commas, with one file a field). Paths are relative to the table's own folder.",
+            *lines,
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -42,20 +59,20 @@ class Sample:
 def read_samples(path: str | os.PathLike) -> list[Sample]:
     """Reads samples.tsv: one row a cell type; relative paths start at the table's folder.
 
-    Columns: cell_type, accessibility, assay (DNase or ATAC), peaks, and optionally h3k27ac,
-    contact, expression, expression_column, window_peaks. Replicates are comma-separated; a missing
-    file is an empty field.
+    The columns are COLUMNS; a missing file is an empty field or no column.
 
     Raises:
       ValueError: a needed column or value is missing, an unknown assay or column, a cell type
         twice, an expression table without its column, or a file that does not exist; names file
         and line.
     """
-    table = read_table(path, required=_NEEDED)
-    known = (*COLUMNS, WINDOW_PEAKS)
+    try:
+        table = read_table(path, required=_NEEDED)
+    except ValueError as error:
+        raise ValueError(f"{error} (`python -m data_prep run --help` lists the columns)") from None
     for name in table.frame.columns:
-        if name not in known:
-            raise ValueError(f"{path}: unknown column {name!r}; known: {', '.join(known)}")
+        if name not in COLUMNS:
+            raise ValueError(f"{path}: unknown column {name!r}; known: {', '.join(COLUMNS)}")
     if not len(table):
         raise ValueError(f"{path}: has no cell type; expected one a row")
     folder = Path(path).absolute().parent
@@ -97,7 +114,7 @@ def _sample(table: Table, row: int, folder: Path) -> Sample:
         expression_column=value("expression_column"),
         **{
             name: _path(value(name), folder, f"{where}: {name}") if value(name) else ""
-            for name in ("peaks", "contact", "expression", WINDOW_PEAKS)
+            for name in ("peaks", "contact", "expression", "window_peaks")
         },
     )
 

@@ -5,7 +5,7 @@ holds everything in the file that passes the same filter, on whichever contig it
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from jaxtyping import Float64
 from tqdm import tqdm
 
 from data_prep import reads, tracks
-from data_prep.contig_names import match_contigs
+from data_prep.contig_ends import beyond_ends
+from data_prep.contig_names import NoCommonContig, match_contigs
 from data_prep.counting import ReadCounter, TrackSummer
 from data_prep.text_input import check_file, numbered_lines, split_fields
 
@@ -75,13 +76,15 @@ class CountingOptions:
 class Measurement:
     """One file over regions: values in `unit`, and the total in the same unit.
 
-    For fold-change tracks `values` are means over the region and `total` is NaN.
+    For fold-change tracks `values` are means over the region and `total` is NaN. `unmatched` is the
+    number of regions on contigs that the file does not have, whose values are 0.
     """
 
     source: str
     values: Float64[np.ndarray, " n"]
     total: float
     unit: str
+    unmatched: int = 0
 
     def rpm(self) -> Float64[np.ndarray, " n"]:
         """Values per million of the total; fold-change stays as it is."""
@@ -120,20 +123,27 @@ def detect_format(path: str | os.PathLike) -> str:
 def measure(
     path: str | os.PathLike, regions: pd.DataFrame, options: CountingOptions
 ) -> Measurement:
-    """Counts one file over all regions (chrom, start, end) in a single pass.
+    """Counts one file over all regions (chrom, start, end): `measure_tables` of one table."""
+    return measure_tables(path, [regions], options)[0]
+
+
+def measure_tables(
+    path: str | os.PathLike, tables: Sequence[pd.DataFrame], options: CountingOptions
+) -> list[Measurement]:
+    """Counts one file over the regions (chrom, start, end) of several tables, in a single pass.
 
     Reads count once for every region they overlap; a track gives value x bp (units cuts, coverage)
-    or the mean value (fold-change).
+    or the mean value (fold-change). Each table's values are those it has when counted alone.
 
     Raises:
       ValueError: the file is malformed, from another assembly, has no read that passes, or is a
-        track whose units are not declared.
+        track whose units are not declared; most regions lie past the ends of their contigs.
     """
     file_format = options.file_format or detect_format(path)
+    rename = _Renamer(os.fspath(path), tables, options)
     if file_format in _TRACKS:
-        return _measure_track(path, regions, options, file_format)
-    counter = ReadCounter(regions)
-    rename = _Renamer(os.fspath(path), regions, options)
+        return _measure_track(path, tables, rename, options, file_format)
+    counters = [ReadCounter(regions) for regions in tables]
     if file_format in ("bam", "cram"):
         rename.learn(reads.alignment_contigs(path, reference=options.reference))
     total = 0
@@ -144,14 +154,24 @@ def measure(
             if {name, batch.contig} & options.excluded_contigs:
                 continue
             total += len(batch.starts)
-            counter.add(name, batch.starts, batch.ends)
+            for counter in counters:
+                counter.add(name, batch.starts, batch.ends)
     if not total:
         raise ValueError(
             f"{path}: no read passes the filter ({_describe(options.read_filter)}); is it empty?"
         )
     rename.check_any()
     unit = "cut ends" if file_format == "fragments" else options.read_filter.unit
-    return Measurement(os.fspath(path), counter.counts().astype(np.float64), float(total), unit)
+    return [
+        Measurement(
+            os.fspath(path),
+            counter.counts().astype(np.float64),
+            float(total),
+            unit,
+            rename.unmatched(regions),
+        )
+        for counter, regions in zip(counters, tables, strict=True)
+    ]
 
 
 def _read_batches(
@@ -165,15 +185,18 @@ def _read_batches(
 
 
 def _measure_track(
-    path: str | os.PathLike, regions: pd.DataFrame, options: CountingOptions, file_format: str
-) -> Measurement:
+    path: str | os.PathLike,
+    tables: Sequence[pd.DataFrame],
+    rename: "_Renamer",
+    options: CountingOptions,
+    file_format: str,
+) -> list[Measurement]:
     if options.track_units is None:
         raise ValueError(
             f"{path}: a {file_format} does not say what its values are; declare --track-units "
             f"{'|'.join(tracks.TRACK_UNITS)}"
         )
-    summer = TrackSummer(regions)
-    rename = _Renamer(os.fspath(path), regions, options)
+    summers = [TrackSummer(regions) for regions in tables]
     if file_format == "bigwig":
         rename.learn(tracks.bigwig_contigs(path))
         batches = tracks.bigwig_batches(path)
@@ -188,16 +211,24 @@ def _measure_track(
                 continue
             _refuse_negative(path, batch)
             total += float((batch.values * (batch.ends - batch.starts)).sum())
-            summer.add(name, batch.starts, batch.ends, batch.values)
+            for summer in summers:
+                summer.add(name, batch.starts, batch.ends, batch.values)
     if total <= 0:
         raise ValueError(f"{path}: holds no signal above 0; is it the right track?")
     rename.check_any()
-    values = summer.sums()
-    if options.track_units == "fold-change":
-        values = values / (regions["end"] - regions["start"]).to_numpy()
-        return Measurement(os.fspath(path), values, float("nan"), "fold-change")
-    unit = "cuts" if options.track_units == "cuts" else "bases of coverage"
-    return Measurement(os.fspath(path), values, total, unit)
+    is_ratio = options.track_units == "fold-change"
+    unit = {"cuts": "cuts", "fold-change": "fold-change"}.get(
+        options.track_units, "bases of coverage"
+    )
+    measured = []
+    for summer, regions in zip(summers, tables, strict=True):
+        values = summer.sums()
+        if is_ratio:
+            values = values / (regions["end"] - regions["start"]).to_numpy()
+        whole = float("nan") if is_ratio else total
+        unmatched = rename.unmatched(regions)
+        measured.append(Measurement(os.fspath(path), values, whole, unit, unmatched))
+    return measured
 
 
 def _refuse_negative(path: str | os.PathLike, batch: tracks.TrackBatch) -> None:
@@ -211,18 +242,31 @@ def _refuse_negative(path: str | os.PathLike, batch: tracks.TrackBatch) -> None:
 class _Renamer:
     """Names of a file's contigs in the genome's terms; names without a partner map to ""."""
 
-    def __init__(self, source: str, regions: pd.DataFrame, options: CountingOptions):
+    def __init__(self, source: str, tables: Sequence[pd.DataFrame], options: CountingOptions):
         self._source = source
         self._aliases = options.aliases
         known = options.contigs
-        self._expected = known if known is not None else dict.fromkeys(regions["chrom"].unique())
+        if known is None:
+            known = dict.fromkeys(name for table in tables for name in table["chrom"].unique())
+        self._tables = tables
+        self._expected = known
         self._mapping: dict[str, str] | None = None
         self._seen: dict[str, None] = {}
+        self._partners: dict[str, str] = {}
 
     def learn(self, found: Mapping[str, int]) -> None:
+        """Takes the names and lengths of a header; regions past the ends are said or refused."""
         self._mapping = match_contigs(
             found, self._expected, source=self._source, aliases=self._aliases
         )
+        lengths = {ours: found[theirs] for theirs, ours in self._mapping.items()}
+        for table in self._tables:
+            beyond_ends(table, lengths, position="start", what="region", source=self._source)
+
+    def unmatched(self, regions: pd.DataFrame) -> int:
+        """The number of regions on contigs that the file does not have."""
+        partners = self._partners if self._mapping is None else self._mapping
+        return int((~regions["chrom"].isin(list(partners.values()))).sum())
 
     def __call__(self, contig: str) -> str:
         if self._mapping is not None:
@@ -243,10 +287,8 @@ class _Renamer:
             return match_contigs(
                 self._seen, self._expected, source=self._source, aliases=self._aliases
             )
-        except ValueError as error:
-            if "no contig name in common" in str(error):  # so far; check_any looks at all of them
-                return {}
-            raise
+        except NoCommonContig:  # so far; check_any looks at all of them
+            return {}
 
 
 def _describe(read_filter: reads.ReadFilter) -> str:

@@ -6,17 +6,21 @@ H3K27ac).
 
     python -m data_prep signals --regions elements.tsv.gz --accessibility dnase.bam \\
         --h3k27ac rep1.bam,rep2.bam --out elements_signals.tsv.gz
+
+Several tables (--regions, --genes, --windows) are measured together, each file read once.
 """
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from data_prep.contig_ends import beyond_ends
 from data_prep.element_class import PROMOTER, tss_windows
 from data_prep.intervals import read_regions, sort_intervals
 from data_prep.outputs import sibling, versions, write_frame, write_json
@@ -27,7 +31,7 @@ from data_prep.quantile import (
     by_rank,
     read_quantile_reference,
 )
-from data_prep.signal_files import CountingOptions, Measurement, measure
+from data_prep.signal_files import CountingOptions, Measurement, measure_tables
 from data_prep.signal_options import (
     add_signal_arguments,
     counting_options,
@@ -38,6 +42,9 @@ from data_prep.text_input import read_table
 DESCRIPTION = "counts, RPM and activity of regions from BAM, CRAM, tagAlign, fragments or tracks"
 POOLING = ("mean", "sum")
 COLUMN_PREFIX = "column:"
+ACTIVITY_OFFSET = 0.1
+# Option -> its table in the output folder, where several are measured together.
+TABLES = {"regions": "elements.tsv.gz", "genes": "promoters.tsv.gz", "windows": "windows.tsv.gz"}
 
 
 @dataclass(frozen=True)
@@ -78,44 +85,60 @@ def measure_signals(
     *,
     pool: str = "mean",
 ) -> Measured:
-    """Measures every signal over the regions (chrom, start, end), each file in one pass.
+    """Measures every signal over one table of regions: `measure_together` of it alone."""
+    return measure_together([regions], signals, options, pool=pool)[0]
+
+
+def measure_together(
+    tables: Sequence[pd.DataFrame],
+    signals: Sequence[Signal],
+    options: CountingOptions,
+    *,
+    pool: str = "mean",
+) -> list[Measured]:
+    """Measures every signal over the regions (chrom, start, end) of all tables, one pass a file.
 
     `pool="mean"` averages the RPM of replicates, each by its own depth; `"sum"` adds counts and
     totals first. NAME_count is the sum over replicates (for coverage tracks in bases, for
-    fold-change NaN).
+    fold-change NaN). Each table gets what it gets when measured alone.
 
     Raises:
       ValueError: an unknown way to pool, a missing count column, counts without a total, or what
-        `signal_files.measure` raises.
+        `signal_files.measure_tables` raises.
     """
     if pool not in POOLING:
         raise ValueError(f"pooling {pool!r} is unknown; expected one of {', '.join(POOLING)}")
-    columns = pd.DataFrame(index=regions.index)
-    details: dict[str, Any] = {}
+    made = [Measured(pd.DataFrame(index=regions.index), {}) for regions in tables]
     for signal in signals:
-        measured = [
-            _measure(signal, index, regions, options) for index in range(len(signal.sources))
-        ]
-        units = {one.unit for one in measured}
-        if len(units) > 1:
-            raise ValueError(
-                f"signal {signal.name}: replicates come in {' and '.join(sorted(units))}; pool "
-                "files of one kind"
-            )
-        columns[f"{signal.name}_count"] = np.sum([one.values for one in measured], axis=0)
-        columns[f"{signal.name}_rpm"] = pool_rpm(measured, how=pool)
-        unit = measured[0].unit
-        if unit == "fold-change":
-            columns[f"{signal.name}_count"] = np.nan
-        elif unit != "bases of coverage" and _are_whole(columns[f"{signal.name}_count"]):
-            columns[f"{signal.name}_count"] = columns[f"{signal.name}_count"].astype(np.int64)
-        details[signal.name] = {
-            "files": list(signal.sources),
-            "totals": [one.total for one in measured],
-            "unit": unit,
-            "pooled_by": pool,
-        }
-    return Measured(columns, details)
+        files = [_measure(signal, index, tables, options) for index in range(len(signal.sources))]
+        for number, one in enumerate(made):
+            _add_signal(one, signal, [measured[number] for measured in files], pool)
+    return made
+
+
+def _add_signal(made: Measured, signal: Signal, measured: Sequence[Measurement], pool: str) -> None:
+    units = {one.unit for one in measured}
+    if len(units) > 1:
+        raise ValueError(
+            f"signal {signal.name}: replicates come in {' and '.join(sorted(units))}; pool "
+            "files of one kind"
+        )
+    unit = measured[0].unit
+    count = pd.Series(np.sum([one.values for one in measured], axis=0), made.columns.index)
+    if unit == "fold-change":
+        count[:] = np.nan
+    elif unit != "bases of coverage" and (count % 1 == 0).all():
+        count = count.astype(np.int64)
+    made.columns[f"{signal.name}_count"] = count
+    made.columns[f"{signal.name}_rpm"] = pool_rpm(measured, how=pool)
+    made.details[signal.name] = {
+        "files": list(signal.sources),
+        "totals": [one.total for one in measured],
+        "unit": unit,
+        "pooled_by": pool,
+        "counted_in_regions": [float(one.values.sum()) for one in measured],
+        "regions_on_contigs_the_file_lacks": [one.unmatched for one in measured],
+    }
 
 
 def pool_rpm(measured: Sequence[Measurement], *, how: str) -> Float64[np.ndarray, " n"]:
@@ -127,15 +150,24 @@ def pool_rpm(measured: Sequence[Measurement], *, how: str) -> Float64[np.ndarray
 
 
 def _measure(
-    signal: Signal, index: int, regions: pd.DataFrame, options: CountingOptions
-) -> Measurement:
+    signal: Signal, index: int, tables: Sequence[pd.DataFrame], options: CountingOptions
+) -> list[Measurement]:
+    """One source of a signal over each table."""
     source = signal.sources[index]
     total = signal.totals[index] if signal.totals is not None else None
-    if not source.startswith(COLUMN_PREFIX):
-        measurement = measure(source, regions, options)
-        if total is None:
-            return measurement
-        return Measurement(source, measurement.values, total, measurement.unit)
+    if source.startswith(COLUMN_PREFIX):
+        return [_counts_in(regions, signal, source, total, options) for regions in tables]
+    measured = measure_tables(source, tables, options)
+    return measured if total is None else [replace(one, total=total) for one in measured]
+
+
+def _counts_in(
+    regions: pd.DataFrame,
+    signal: Signal,
+    source: str,
+    total: float | None,
+    options: CountingOptions,
+) -> Measurement:
     column = source.removeprefix(COLUMN_PREFIX)
     if column not in regions:
         raise ValueError(
@@ -165,10 +197,23 @@ def activity(
     return np.sqrt(accessibility_rpm * h3k27ac_rpm)
 
 
+def log2_activity(activity: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """The encoder's target: log2(0.1 + activity)."""
+    return np.log2(ACTIVITY_OFFSET + activity)
+
+
 def with_activity(columns: pd.DataFrame) -> pd.DataFrame:
     """Adds `activity` from dnase_rpm and, where it is there, h3k27ac_rpm."""
     h3k27ac = columns["h3k27ac_rpm"].to_numpy(np.float64) if "h3k27ac_rpm" in columns else None
     return columns.assign(activity=activity(columns["dnase_rpm"].to_numpy(np.float64), h3k27ac))
+
+
+def with_target(columns: pd.DataFrame) -> pd.DataFrame:
+    """Adds activity and the encoder's target, log2_activity, where accessibility was measured."""
+    if "dnase_rpm" not in columns:
+        return columns
+    columns = with_activity(columns)
+    return columns.assign(log2_activity=log2_activity(columns["activity"].to_numpy(np.float64)))
 
 
 def with_quantiles(
@@ -208,21 +253,17 @@ def with_quantiles(
     return result
 
 
-def _are_whole(values: pd.Series) -> bool:
-    return bool((values % 1 == 0).all())
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m data_prep signals`."""
     add = parser.add_argument
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument(
-        "--regions", help="elements or windows: table with chrom, start, end, or BED"
-    )
-    where.add_argument("--genes", help="genes.tsv: measure TSS +- slop, one row a gene")
+    add("--regions", help="elements: table with chrom, start, end, or BED")
+    add("--genes", help="genes.tsv: measure TSS +- slop, one row a gene")
+    add("--windows", help="table of `windows`: adds log2_activity, the encoder's target")
     add("--tss-slop", type=int, default=500, help="bp on each side of a TSS (default: %(default)s)")
     add_signal_arguments(parser)
-    add("--quantile-reference", help="EnhancersQNormRef table; adds *_quantile columns")
+    add(
+        "--quantile-reference", help="EnhancersQNormRef table; adds *_quantile columns to --regions"
+    )
     add(
         "--quantile-form",
         choices=FORMS,
@@ -230,7 +271,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rank: as the ABC pipeline, promoters apart; position: as the original project "
         "(default: %(default)s)",
     )
-    add("--out", required=True, help="table of the regions with counts, RPM and activity")
+    add(
+        "--out",
+        required=True,
+        help="table of the regions with counts, RPM and activity; for several tables, measured in "
+        f"one pass over the files, a folder that gets {', '.join(TABLES.values())}",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -239,31 +285,68 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       ValueError: an input is missing or malformed.
     """
-    regions = sort_intervals(_regions(args))
+    tables = {name: sort_intervals(_regions(name, args)) for name in TABLES if getattr(args, name)}
+    if not tables:
+        raise ValueError("nothing to measure; give --regions, --genes or --windows")
     requested = requested_signals(args)
     signals = [Signal(name, files, totals) for name, (files, totals) in requested.items()]
     options = counting_options(args)
-    measured = measure_signals(regions, signals, options, pool=args.pool)
-    columns = measured.columns
-    if any(signal.name == "dnase" for signal in signals):
-        columns = with_activity(columns)
-        if args.quantile_reference:
-            reference = read_quantile_reference(args.quantile_reference)
-            is_promoter = (regions["class"] == PROMOTER).to_numpy() if "class" in regions else None
-            columns = with_quantiles(
-                columns, reference, form=args.quantile_form, is_promoter=is_promoter
-            )
-    table = pd.concat([regions.drop(columns=columns.columns, errors="ignore"), columns], axis=1)
-    write_frame(table, args.out)
-    write_json(
-        signal_summary(args.assay, options, measured.details) | {"regions": len(table)},
-        sibling(args.out, ".json"),
-    )
-    for name, detail in measured.details.items():
-        totals = ", ".join(f"{total:,.0f}" for total in detail["totals"])
-        print(f"{name}: {totals} {detail['unit']} in all, over {len(table):,} regions")
+    for name, regions in tables.items():
+        check_ends(regions, options.contigs, source=getattr(args, name))
+    measured = measure_together(list(tables.values()), signals, options, pool=args.pool)
+    for (name, regions), one in zip(tables.items(), measured, strict=True):
+        out = args.out if len(tables) == 1 else os.path.join(args.out, TABLES[name])
+        columns = _with_derived(one.columns, regions, name, args)
+        table = pd.concat([regions.drop(columns=columns.columns, errors="ignore"), columns], axis=1)
+        write_frame(table, out, float_format="%.9g" if name == "windows" else None)
+        summary = signal_summary(args.assay, options, one.details) | {"regions": len(table)}
+        write_json(summary, sibling(out, ".json"))
+    _report(measured)
     print(f"wrote {args.out}")
     return 0
+
+
+def _with_derived(
+    columns: pd.DataFrame, regions: pd.DataFrame, name: str, args: argparse.Namespace
+) -> pd.DataFrame:
+    """Adds activity, and what is made of it for this table."""
+    if name == "windows":
+        return with_target(columns)
+    if "dnase_rpm" not in columns:
+        return columns
+    columns = with_activity(columns)
+    if args.quantile_reference and (name == "regions" or not args.regions):
+        reference = read_quantile_reference(args.quantile_reference)
+        is_promoter = (regions["class"] == PROMOTER).to_numpy() if "class" in regions else None
+        columns = with_quantiles(
+            columns, reference, form=args.quantile_form, is_promoter=is_promoter
+        )
+    return columns
+
+
+def check_ends(
+    regions: pd.DataFrame, contigs: Mapping[str, int | None] | None, *, source: str
+) -> None:
+    """Says how many regions begin past the ends of their contigs: no read can lie there.
+
+    Raises:
+      ValueError: most do.
+    """
+    is_beyond = beyond_ends(regions, contigs or {}, position="start", what="region", source=source)
+    if is_beyond.any():
+        print(f"{source}: {is_beyond.sum():,} regions past the ends of their contigs, signal 0")
+
+
+def _report(measured: Sequence[Measured]) -> None:
+    number = sum(len(one.columns) for one in measured)
+    for name, detail in measured[0].details.items():
+        totals = ", ".join(f"{total:,.0f}" for total in detail["totals"])
+        print(f"{name}: {totals} {detail['unit']} in all, over {number:,} regions")
+        lacking = sum(
+            max(one.details[name]["regions_on_contigs_the_file_lacks"]) for one in measured
+        )
+        if lacking:
+            print(f"{name}: {lacking:,} regions lie on contigs that a file lacks, signal 0 there")
 
 
 def signal_summary(
@@ -282,9 +365,9 @@ def signal_summary(
     }
 
 
-def _regions(args: argparse.Namespace) -> pd.DataFrame:
-    if args.regions:
-        return read_regions(args.regions)
+def _regions(name: str, args: argparse.Namespace) -> pd.DataFrame:
+    if name != "genes":
+        return read_regions(getattr(args, name))
     table = read_table(args.genes, required=["gene_id", "chrom", "tss"])
     genes = pd.DataFrame({"chrom": table.text("chrom"), "tss": table.integers("tss", minimum=0)})
     windows = tss_windows(genes, slop_bp=args.tss_slop)

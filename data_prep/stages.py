@@ -23,7 +23,7 @@ from epinformer_jax.data.atomic import atomic_file
 
 RECORD = "stage.json"
 # Raise when a stage's outputs change for the same inputs and parameters.
-STAGES_VERSION = 1
+STAGES_VERSION = 2
 _BLOCK_BYTES = 1 << 22
 
 

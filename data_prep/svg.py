@@ -12,14 +12,25 @@ COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b7791f", "#97266d")
 
 
 def histogram(
-    values: Real[np.ndarray, " n"], *, title: str, x: str, bins: int = 40, y: str = "number"
+    values: Real[np.ndarray, " n"],
+    *,
+    title: str,
+    x: str,
+    bins: int = 40,
+    y: str = "number",
+    clip_share: float = 0.0,
 ) -> str:
-    """Bars over equal bins of the finite values; without any, a chart that says so."""
+    """Bars over equal bins of the finite values; without any, a chart that says so.
+
+    With `clip_share` a long tail is cut off: where the largest values, at most this share of all,
+    take more than a third of the width. The chart then says how many lie beyond.
+    """
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
         return _frame(title, x, y, [_note("no values")])
-    counts, edges = np.histogram(values, bins=bins)
+    shown, beyond = _without_tail(values, clip_share)
+    counts, edges = np.histogram(shown, bins=bins)
     across = _Scale(edges[0], edges[-1], _LEFT, _WIDTH - _RIGHT)
     up = _Scale(0.0, float(counts.max()), _HEIGHT - _BOTTOM, _TOP)
     bars = [
@@ -29,7 +40,22 @@ def histogram(
         for left, right, count in zip(edges[:-1], edges[1:], counts, strict=True)
         if count
     ]
+    if beyond:
+        bars.append(
+            f'<text x="{_WIDTH - _RIGHT - 4}" y="{_TOP + 12}" text-anchor="end">{beyond}</text>'
+        )
     return _frame(title, x, y, [*bars, *across.ticks_x(), *up.ticks_y()])
+
+
+def _without_tail(values: np.ndarray, share: float) -> tuple[np.ndarray, str]:
+    """The values without a long upper tail, and what is said of it ("" where there is none)."""
+    limit, largest = np.quantile(values, 1 - share, method="higher"), values.max()
+    if largest - limit <= (largest - values.min()) / 3 or limit == values.min():
+        return values, ""
+    is_beyond = values > limit
+    return values[~is_beyond], (
+        f"{100 * is_beyond.mean():.2g} % beyond {limit:,.5g}, up to {largest:,.5g}"
+    )
 
 
 def curves(

@@ -6,11 +6,35 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from data_prep.contig_names import match_contigs
+from data_prep.contig_ends import within_ends
+from data_prep.contig_names import rename_contigs
 from data_prep.intervals import overlaps_any, sort_intervals
 from data_prep.peaks import read_peaks
 
 _SUMMIT_FLANK_BP = 75
+
+
+def placed_peaks(
+    peaks: pd.DataFrame,
+    contigs: Mapping[str, int],
+    *,
+    source: str,
+    aliases: Mapping[str, str] | None = None,
+) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """Peaks by the genome's contig names, and those left out, with a `reason`.
+
+    Left out are peaks on contigs that the genome lacks, and summits past the end of theirs.
+
+    Raises:
+      ValueError: no contig in common, or most summits lie past the ends.
+    """
+    peaks = rename_contigs(peaks, contigs, source=source, aliases=aliases)
+    is_known = peaks["chrom"].isin(list(contigs)).to_numpy()
+    unknown = peaks[~is_known].assign(reason="peak lies on a contig that the genome lacks")
+    kept, beyond = within_ends(
+        peaks[is_known], contigs, position="summit", what="peak", source=source
+    )
+    return kept, [unknown, beyond]
 
 
 def window_peaks(
@@ -28,14 +52,9 @@ def window_peaks(
     Returns:
       ten columns, sorted by place, and what was left out with a `reason`.
     """
-    peaks = read_peaks(path)
-    names = match_contigs(
-        dict.fromkeys(peaks["chrom"].unique()), contigs, source=str(path), aliases=aliases
+    peaks, dropped = placed_peaks(
+        read_peaks(path), contigs, source=os.fspath(path), aliases=aliases
     )
-    is_known = peaks["chrom"].isin(list(names))
-    unknown = peaks[~is_known].assign(reason="peak lies on a contig that the genome lacks")
-    peaks = peaks[is_known].assign(chrom=peaks["chrom"][is_known].map(names))
-    dropped = [unknown]
     if blacklist is not None:
         at = peaks.assign(start=peaks["summit"], end=peaks["summit"] + 1)
         is_bad = overlaps_any(at, blacklist)

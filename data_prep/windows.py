@@ -5,6 +5,9 @@
 
     python -m data_prep windows --peaks h3k27ac.narrowPeak.gz --contigs hg38.chrom.sizes \\
         --accessibility dnase.bam --h3k27ac rep1.bam,rep2.bam --out windows.tsv.gz
+
+Without signal files the table says where the windows lie, and `signals --windows` measures them in
+the same pass as elements and promoters.
 """
 
 import argparse
@@ -15,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data_prep.contig_names import match_contigs, read_aliases, read_contig_lengths
+from data_prep.contig_names import read_aliases, read_contig_lengths, rename_contigs
 from data_prep.intervals import merge_intervals, sort_intervals
 from data_prep.outputs import (
     report_dropped,
@@ -28,13 +31,19 @@ from data_prep.outputs import (
 )
 from data_prep.peaks import PEAK_FORMATS, read_peaks, strongest_summits
 from data_prep.signal_options import add_signal_arguments, counting_options, requested_signals
-from data_prep.signals import Signal, measure_signals, signal_summary, with_activity
+from data_prep.signals import (
+    ACTIVITY_OFFSET,
+    Signal,
+    measure_signals,
+    signal_summary,
+    with_target,
+)
+from data_prep.window_peaks import placed_peaks
 from epinformer_jax.data.chromosomes import natural_order
 from epinformer_jax.data.genome import Genome
 from epinformer_jax.data.sequence import UNKNOWN
 
 DESCRIPTION = "256 bp windows around summits, with activity, for the activity encoder"
-ACTIVITY_OFFSET = 0.1
 _OVERSAMPLING = 3
 _ROUNDS = 200
 
@@ -184,11 +193,6 @@ def too_unknown(windows: pd.DataFrame, genome: Genome, *, max_share: float) -> n
     return is_bad
 
 
-def log2_activity(activity: np.ndarray) -> np.ndarray:
-    """The encoder's target: log2(0.1 + activity)."""
-    return np.log2(ACTIVITY_OFFSET + activity)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m data_prep windows`."""
     add = parser.add_argument
@@ -242,30 +246,30 @@ def run(args: argparse.Namespace) -> int:
     layout = _layout(args)
     contigs = read_contig_lengths(args.contigs)
     aliases = read_aliases(args.aliases) if args.aliases else None
-    signals = [Signal(name, *given) for name, given in requested_signals(args).items()]
-    options = counting_options(args)
-    windows, dropped, n_negatives = _make_windows(args, layout, contigs, aliases)
-    measured = measure_signals(windows, signals, options, pool=args.pool)
-    columns = (
-        with_activity(measured.columns) if "dnase_rpm" in measured.columns else measured.columns
-    )
-    table = pd.concat([windows, columns], axis=1)
-    if "activity" in table:
-        table["log2_activity"] = log2_activity(table["activity"].to_numpy(np.float64))
-    write_frame(table, args.out, float_format="%.9g")
-    reasons = write_dropped(dropped, args.out)
+    is_measured = bool(args.accessibility or args.h3k27ac or args.signal)
+    if is_measured:  # a wrong option is found before the work
+        signals = [Signal(name, *given) for name, given in requested_signals(args).items()]
+        options = counting_options(args)
+    table, dropped, n_negatives = _make_windows(args, layout, contigs, aliases)
     summary: dict[str, Any] = {
         "settings": settings_of(args),
         "layout": {"windows_per_summit": layout.count, "stride_bp": layout.stride_bp},
         "windows": len(table),
         "negatives": n_negatives,
-        "target": f"log2_activity = log2({ACTIVITY_OFFSET} + activity)",
-        "left_out": reasons,
+        "versions": versions("numpy", "pandas", "bioframe"),
     }
-    summary |= signal_summary(args.assay, options, measured.details)
-    summary["versions"] |= versions("bioframe")
-    write_json(summary, sibling(args.out, ".json"))
+    if is_measured:
+        measured = measure_signals(table, signals, options, pool=args.pool)
+        table = pd.concat([table, with_target(measured.columns)], axis=1)
+        counted = signal_summary(args.assay, options, measured.details)
+        summary |= counted | {"versions": summary["versions"] | counted["versions"]}
+        summary["target"] = f"log2_activity = log2({ACTIVITY_OFFSET} + activity)"
+    write_frame(table, args.out, float_format="%.9g")
+    reasons = write_dropped(dropped, args.out)
+    write_json(summary | {"left_out": reasons}, sibling(args.out, ".json"))
     print(f"{len(table):,} windows, {n_negatives:,} negative places")
+    if not is_measured:
+        print("without activity so far; `python -m data_prep signals --windows` adds it")
     report_dropped(reasons, args.out)
     print(f"wrote {args.out}")
     return 0
@@ -285,12 +289,7 @@ def _make_windows(
     aliases: Mapping[str, str] | None,
 ) -> tuple[pd.DataFrame, list[pd.DataFrame], int]:
     peaks = read_peaks(args.peaks, peak_format=args.peak_format)
-    mapping = match_contigs(
-        dict.fromkeys(peaks["chrom"].unique()), contigs, source=args.peaks, aliases=aliases
-    )
-    is_known = peaks["chrom"].isin(list(mapping))
-    unknown = peaks[~is_known].assign(reason="peak lies on a contig that the genome lacks")
-    peaks = peaks[is_known].assign(chrom=peaks["chrom"][is_known].map(mapping))
+    peaks, dropped = placed_peaks(peaks, contigs, source=args.peaks, aliases=aliases)
     kept, weak = strongest_summits(peaks, number=args.peaks_kept or None, source=args.peaks)
     windows, outside = summit_windows(kept, contigs, layout)
     fraction = args.negative_fraction
@@ -298,7 +297,7 @@ def _make_windows(
     if not 0 <= fraction <= 1:
         raise ValueError(f"--negative-fraction {fraction} is not between 0 and 1")
     n_negatives = round(fraction * len(kept))
-    dropped = [unknown, weak, outside]
+    dropped += [weak, outside]
     if n_negatives:
         places = negative_summits(
             peaks,
@@ -313,7 +312,8 @@ def _make_windows(
         dropped.append(beyond)
     if args.fasta:
         with Genome(args.fasta) as genome:
-            is_bad = too_unknown(windows, genome, max_share=args.max_unknown)
+            names = rename_contigs(windows, genome.contigs, source=args.fasta, aliases=aliases)
+            is_bad = too_unknown(names, genome, max_share=args.max_unknown)
         reason = f"more than {args.max_unknown:g} of the window is unknown sequence"
         dropped.append(windows[is_bad].assign(reason=reason))
         windows = windows[~is_bad].reset_index(drop=True)

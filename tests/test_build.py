@@ -287,7 +287,26 @@ def without_column(folder):
 
 
 def without_contig(folder):
-    write_fasta(folder / "tiny.fa", {"1": 9000, "2": 7000, "10": 5000, "X": 4001})
+    write_fasta(folder / "tiny.fa", {"chr1": 9000, "chr_2": 7000, "chr10": 5000, "chrX": 4001})
+
+
+def test_contigs_follow_the_names_of_the_fasta_and_that_is_said(tmp_path, inputs, capsys):
+    write_fasta(tmp_path / "ensembl.fa", {"1": 9000, "2": 7000, "10": 5000, "X": 4001})
+    splits = write_tsv(tmp_path / "splits.tsv", ["chrom", "split"], [["chr10", "small"]])
+    build(
+        tmp_path / "out",
+        **inputs | {"fasta": tmp_path / "ensembl.fa"},
+        rule=RULE,
+        promoter_bp=1000,
+        contigs=splits,
+    )
+    said = capsys.readouterr().out
+    assert "genes.tsv: contigs by the genome's names: chr2 -> 2" in said
+    assert "links.tsv: contigs by the genome's names: chr1 -> 1" in said
+    manifest, genes = records.read_dataset(tmp_path / "out" / "genes")
+    assert set(manifest.splits) == {"1", "2", "small", "X"}
+    assert {gene.gene_id: gene.chrom for gene in genes}["G2"] == "2"
+    check(tmp_path / "out", fasta=tmp_path / "ensembl.fa")
 
 
 BAD_INPUTS = {
@@ -295,7 +314,7 @@ BAD_INPUTS = {
     "missing FASTA": (lambda folder: (folder / "tiny.fa").unlink(), r"tiny\.fa: no such FASTA"),
     "FASTA without the contig": (
         without_contig,
-        r"genes\.tsv:2: .*tiny\.fa: no contig 'chr2'; did you mean '2'\?",
+        r"genes\.tsv:2: .*tiny\.fa: no contig 'chr2'; did you mean 'chr_2'\?",
     ),
     "table without a column": (without_column, r"genes\.tsv: column 'gene_id' is missing"),
     "text in a number": (spoil_genes(tss="x"), r"genes\.tsv:3: tss 'x' is not a number"),

@@ -114,6 +114,31 @@ def test_peaks_on_other_contigs_and_short_rests_are_listed():
     ]
 
 
+def test_peaks_past_a_contigs_end_are_listed_and_a_large_share_is_warned_of(capsys):
+    peaks = pd.concat([peaks_at(1000, 9_999, 10_000), peaks_at(4_999, 5_200, chrom="chr2")])
+    elements, dropped = candidate_elements(peaks, CONTIGS, source="a.bed")
+    assert places(elements) == [("chr1", 750, 1250), ("chr1", 9749, 10_000), ("chr2", 4749, 5000)]
+    assert dropped["summit"].tolist() == [10_000, 5_200]
+    assert dropped["reason"].tolist() == ["peak lies past the end of its contig"] * 2
+    said = capsys.readouterr().out
+    assert said.startswith("WARNING: a.bed: 2 of 5 places (peak: summit) lie past the ends")
+    assert "the first at chr1:10,001 of 10,000 bp; is it of another assembly?" in said
+    few = pd.concat([peaks_at(*range(1000, 9000, 50)), peaks_at(10_000)])
+    _, dropped = candidate_elements(few, CONTIGS)
+    assert len(dropped) == 1 and capsys.readouterr().out == ""  # listed, not warned of
+
+
+def test_peaks_of_another_assembly_are_refused():
+    with pytest.raises(ValueError, match=r"a.bed: 3 of 4 places .* this is another assembly"):
+        candidate_elements(peaks_at(1000, 12_000, 13_000, 14_000), CONTIGS, source="a.bed")
+
+
+def test_promoters_that_the_genome_lacks_are_listed():
+    promoters = intervals(("chr1", 3200, 4200), ("chrUn", 0, 1000))
+    _, dropped = candidate_elements(peaks_at(3000), CONTIGS, promoters=promoters)
+    assert dropped["reason"].tolist() == ["promoter lies on a contig that the genome lacks"]
+
+
 def test_an_element_is_a_promoter_then_genic_then_intergenic():
     genes = pd.DataFrame(
         {"chrom": ["chr1", "chr2"], "start": [2000, 0], "end": [6000, 100], "tss": [2000, 99]}
@@ -236,6 +261,28 @@ def test_a_list_of_an_earlier_run_does_not_stay(tmp_path):
     run_command(*inputs, "--out", tmp_path / "elements.tsv")
     run_command(*inputs, "--peaks-kept", 0, "--out", tmp_path / "elements.tsv")
     assert not (tmp_path / "elements.dropped.tsv").exists()
+
+
+def test_other_names_and_peaks_past_the_ends_are_said_and_counted(tmp_path, capsys):
+    inputs = write_inputs(tmp_path)
+    with open(tmp_path / "peaks.bed", "a") as handle:
+        handle.write("2\t6000\t6100\td\t9\n")
+    run_command(*inputs, "--out", tmp_path / "elements.tsv")
+    reason = "peak lies past the end of its contig"
+    assert json.loads((tmp_path / "elements.json").read_text())["left_out"][reason] == 1
+    dropped = pd.read_csv(tmp_path / "elements.dropped.tsv", sep="\t")
+    assert (dropped["reason"] == reason).sum() == 1
+    said = capsys.readouterr().out
+    assert f"left out 1: {reason}" in said and "WARNING" in said
+    assert "peaks.bed: contigs by the genome's names: 1 -> chr1, 2 -> chr2" in said
+
+
+def test_a_blacklist_of_another_assembly_is_refused(tmp_path):
+    inputs = write_inputs(tmp_path)
+    (tmp_path / "blacklist.bed").write_text("chr1\t20000\t21000\n")
+    given = ["--blacklist", tmp_path / "blacklist.bed", "--out", tmp_path / "elements.tsv"]
+    with pytest.raises(ValueError, match="blacklist.bed: 1 of 1 places"):
+        run_command(*inputs, *given)
 
 
 def test_promoters_enter_by_option(tmp_path):

@@ -427,3 +427,28 @@ def test_contigs_of_a_contact_file_match_by_name_and_length(shared_data):
     other = ContactSource(file=reader, contigs={"chr1": 248_956_422})
     with pytest.raises(ValueError, match="contig 1 has 249,250,621 bp.*another assembly"):
         other.load("chr1", max_distance_bp=FAR)
+
+
+def test_contacts_asked_for_without_balancing_are_not_called_a_fault(shared_data):
+    place = shared_data / "readers" / "straw_test.hic"
+    said = {}
+    for name, order in (("asked", ["NONE"]), ("fallen back", ["absent", "NONE"])):
+        file = contact.open_contacts(str(place), resolution_bp=2_500_000, normalisations=order)
+        source = ContactSource(file=file)
+        source.load("1", max_distance_bp=10**7)
+        said[name] = source.describe()[1]
+    assert said["asked"] == "contact not balanced, as asked (NONE): 1"
+    assert said["fallen back"] == "contact NOT BALANCED: no balancing weights in the file: 1"
+
+
+@pytest.mark.parametrize(("divides", "scale"), [(True, "divided"), (False, "on the scale given")])
+def test_text_contacts_are_said_to_be_on_one_scale(tmp_path, divides, scale):
+    path = tmp_path / "chr1.tsv"
+    path.write_text("0\t0\t4\n0\t5000\t2\n")
+    source = ContactSource(
+        file=contact.open_contacts(str(path), resolution_bp=5000, divide_by_row_sum=divides)
+    )
+    source.load("chr1", max_distance_bp=10**6)
+    first, second = source.describe()
+    assert scale in first
+    assert second == "contact balanced as the text file has it: chr1"

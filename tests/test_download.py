@@ -238,3 +238,29 @@ def test_an_unknown_group_or_name_is_refused(tmp_path, capsys):
     assert command.main(["download", "--groups=K5", "--dry-run"]) == 2
     assert "no group 'K5'; known: genome" in capsys.readouterr().err
     assert command.main(["download", "--names=zz*", "--dry-run"]) == 2
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(run_python):
+    script = (
+        "import os, subprocess, sys\n"
+        "read, write = os.pipe()\n"
+        "os.close(read)\n"
+        "words = [sys.executable, '-m', 'data_prep', 'download', '--dry-run']\n"
+        "done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)\n"
+        "print(done.returncode, repr(done.stderr))\n"
+    )
+    assert run_python("-c", script).stdout == "0 ''\n"
+
+
+def test_the_form_of_a_list_is_shown_where_it_is_needed_and_is_valid(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["download", "--help"])
+    shown = capsys.readouterr().out
+    example = shown[shown.index("  HepG2:") : shown.index("options:")]
+    path = tmp_path / "mine.yaml"
+    path.write_text(example)
+    (source,) = download.read_sources(path)
+    assert source.group == "HepG2" and source.name == "HepG2.DNase.bam" and source.bytes
+    path.write_text("a: 3\n")
+    with pytest.raises(ValueError, match="expected groups, .*; for example: {HepG2: .*name:"):
+        download.read_sources(path)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep import abc_scores, abc_table, linking, links
+from data_prep import abc_scores, abc_table, linking, links, signals
 from data_prep.annotation import read_annotation
 from data_prep.contact import ContactSource
 from data_prep.intervals import read_regions
@@ -137,6 +137,115 @@ def test_dnase_and_h3k27ac_counts_give_the_published_activity_and_power_law_scor
     }.items():
         np.testing.assert_allclose(values, published[name], atol=ROUNDING, err_msg=name)
     assert (ours["is_self_promoter"].to_numpy() == published["isSelfPromoter"]).all()
+
+
+def run_published(folder, tmp_path, elements, *options):
+    """`signals` as a user runs it, over the ABC pipeline's own list of elements."""
+    reference = ["--quantile-reference", folder / "EnhancersQNormRef.K562.txt"]
+    given = ["--regions", elements, "--out", tmp_path / "signals.tsv.gz", *reference]
+    run_command(signals, *given, *options)
+    return ["--elements", tmp_path / "signals.tsv.gz", "--out", tmp_path / "links.tsv.gz"] + [
+        *("--gene-key", "symbol", "--score-rule", "abc")
+    ]
+
+
+def compared(ours, published, names):
+    """Merges by pair and compares columns; returns the merged table."""
+    key = ["chr", "start", "end", "TargetGene"]
+    both = published.merge(ours, on=key, suffixes=("_published", ""), validate="one_to_one")
+    assert len(both) == len(published)
+    for name in names:
+        theirs = f"{name}_published" if f"{name}_published" in both else f"published_{name}"
+        np.testing.assert_allclose(both[name], both[theirs], atol=ROUNDING, err_msg=name)
+    assert (both["isSelfPromoter"] == both["isSelfPromoter_published"]).all()
+    return both
+
+
+def test_the_commands_give_the_published_atac_scores(shared_data, tmp_path):
+    folder = shared_data / "abc_chr22"
+    inputs = run_published(
+        folder,
+        tmp_path,
+        folder / "tagAlign_EnhancerList.txt.gz",
+        *("--accessibility", "column:ATAC.chr22.sorted.tagAlign.gz.readCount"),
+        *("--total", "dnase=2590038", "--assay", "ATAC"),
+    )
+    genes = ["--genes", folder / "tagAlign_GeneList.txt.gz"]
+    out = tmp_path / "predicted.tsv"
+    run_command(links, *inputs, *genes, "--assay", "ATAC", "--predicted-out", out)
+    published = pd.read_csv(
+        folder / "tagAlign_EnhancerPredictionsFull_threshold0.013_self_promoter.tsv.gz", sep="\t"
+    ).rename(columns={"normalized_atac": "published_normalized_dhs"})
+    names = ["ABC.Score", "powerlaw.Score", "ABC.Score.Numerator", "powerlaw_contact", "distance"]
+    names += ["activity_base", "normalized_dhs", "TargetGenePromoterActivityQuantile"]
+    predicted = pd.read_csv(out, sep="\t")
+    assert len(predicted) == len(published) == 3793
+    compared(predicted, published, names)
+
+
+def test_the_commands_give_the_published_dnase_and_h3k27ac_scores(shared_data, tmp_path):
+    folder = shared_data / "abc_chr22"
+    table = pd.read_csv(
+        folder / "K562chr22_EnhancerList.bed.gz", sep="\t", names=["chrom", "start", "end", "name"]
+    )
+    table["class"] = table["name"].str.split("|").str[0]
+    for name, mark in (("dnase", "DHS.ENCFF860XAE"), ("h3k27ac", "H3K27ac.ENCFF790GFL")):
+        file = folder / f"K562chr22_Enhancers.{mark}.chr22.sorted.se.bam.CountReads.bedgraph.gz"
+        table[name] = pd.read_csv(file, sep="\t", header=None)[3]
+    table.to_csv(tmp_path / "elements.tsv", sep="\t", index=False)
+    inputs = run_published(
+        folder,
+        tmp_path,
+        tmp_path / "elements.tsv",
+        *("--accessibility", "column:dnase", "--h3k27ac", "column:h3k27ac"),
+        *("--total", "dnase=379428", "--total", "h3k27ac=113284"),
+    )
+    published = pd.read_csv(
+        folder / "K562chr22_EnhancerPredictionsFull_threshold0.027_self_promoter.tsv.gz", sep="\t"
+    )
+    every = pd.read_csv(folder / "K562chr22_GeneList.txt.gz", sep="\t", dtype=str)
+    names = ["powerlaw.Score", "powerlaw.Score.Numerator", "powerlaw_contact", "activity_base"]
+    names += ["normalized_dhs", "powerlaw_contact_reference", "distance"]
+    n_pairs = 0
+    # Two pairs lie 1.5 Mb apart: their genes are scored on their own, to keep the tables small.
+    is_far = published["distance"] > 250_000
+    for pairs, reach in ((published[~is_far], 250_000), (published[is_far], 1_500_000)):
+        chosen = every[every["symbol"].isin(pairs["TargetGene"])]
+        chosen.to_csv(tmp_path / "GeneList.txt", sep="\t", index=False)
+        options = ["--genes", tmp_path / "GeneList.txt", "--max-distance", reach]
+        run_command(links, *inputs, *options, "--putative-out", tmp_path / "all.tsv")
+        compared(pd.read_csv(tmp_path / "all.tsv", sep="\t"), pairs, names)
+        n_pairs += len(pairs)
+    assert n_pairs == 1353
+
+
+def test_the_pipelines_rule_scores_nothing_beyond_its_distance(tmp_path):
+    inputs = write_inputs(tmp_path)
+    options = ["--score-rule", "abc", "--score-distance", 50_000, "--out", tmp_path / "l.tsv"]
+    with pytest.raises(ValueError, match="--max-distance 100000 lies beyond --score-distance"):
+        run_command(links, *inputs, *options)
+
+
+def test_a_list_with_an_id_twice_is_read_by_symbol(tmp_path):
+    rows = ["ENSG1\tA\tchr1\t+\t10", "ENSG1\tB\tchr1\t-\t20"]
+    path = tmp_path / "GeneList.txt"
+    path.write_text("\n".join(["Ensembl_ID\tsymbol\tchr\tstrand\ttss", *rows, ""]))
+    with pytest.raises(ValueError, match=r"GeneList.txt:3: .* or name genes by --gene-key symbol"):
+        links.read_link_genes(path)
+    genes = links.read_link_genes(path, gene_key="symbol")
+    assert genes["gene_id"].tolist() == ["A", "B"] and genes["tss"].tolist() == [10, 20]
+
+
+def test_what_lies_past_a_contigs_end_is_left_out_and_listed(tmp_path, capsys):
+    inputs = write_inputs(tmp_path)
+    sizes = tmp_path / "sizes"
+    sizes.write_text("chr1\t150000\nchr2\t60000\nchr3\t100\n")
+    run_command(links, *inputs, "--contigs", sizes, "--out", tmp_path / "links.tsv")
+    dropped = pd.read_csv(tmp_path / "links.dropped.tsv", sep="\t")
+    reason = "element lies past the end of its contig"
+    assert dropped.loc[dropped["reason"] == reason, "start"].tolist() == [200_000]
+    said = capsys.readouterr().out
+    assert f"left out 1: {reason}" in said and "WARNING" in said
 
 
 def test_the_k562_elements_of_the_published_rule_are_as_many_as_published(shared_data):
@@ -376,7 +485,7 @@ def test_the_command_writes_links_that_the_data_room_reads(tmp_path, capsys):
     assert "1 genes have none" in capsys.readouterr().out
 
 
-def test_the_header_of_links_names_contacts_that_are_not_balanced(tmp_path):
+def test_the_settings_name_contacts_that_are_not_balanced(tmp_path):
     inputs = write_inputs(tmp_path)
     starts = np.arange(0, 250_000, 5000)
     bins = pd.DataFrame({"chrom": "chr1", "start": starts, "end": starts + 5000})
@@ -384,11 +493,10 @@ def test_the_header_of_links_names_contacts_that_are_not_balanced(tmp_path):
     pixels = pd.DataFrame({"bin1_id": near, "bin2_id": near + 1, "count": 3})
     cooler.create_cooler(str(tmp_path / "raw.cool"), bins, pixels)
     run_command(links, *inputs, "--contact", tmp_path / "raw.cool", "--out", tmp_path / "links.tsv")
-    header = [
-        line for line in (tmp_path / "links.tsv").read_text().splitlines() if line.startswith("# ")
-    ]
-    assert "# contact NOT BALANCED: no balancing weights in the file: chr1" in header
-    assert "# contact no contacts there, power law instead: chr2" in header
+    said = json.loads((tmp_path / "links.json").read_text())["contact"]
+    assert "contact NOT BALANCED: no balancing weights in the file: chr1" in said
+    assert "contact no contacts there, power law instead: chr2" in said
+    assert (tmp_path / "links.tsv").read_text().startswith("gene_id\t")  # no comment lines
     table = read_links(tmp_path / "links.tsv").set_index("start")
     # Rows sum to 3 at the ends and 6 inside; the diagonal is its neighbour, 3.
     mean = (3 * 2 + 6 * 48) / 50

@@ -459,7 +459,27 @@ GENES = [
         "genes.bed",
         "chr1\t1\t9\tA\t0\n",
         read_annotation,
-        "{path}:1: 5 fields; expected at least 6, separated by tabs",
+        "{path}:1: 5 fields, so this seems to be a BED of places without strand (peaks or "
+        "elements); genes come as a BED of 6 columns or more (chrom, start, end, name, score, "
+        "strand), as a GTF, or as a table whose header has gene_id, chrom, tss and strand",
+    ),
+    Case(
+        "contig lengths in place of genes",
+        "chrom.sizes",
+        "chr1\t1000\n",
+        read_annotation,
+        "{path}:1: 2 fields, so this seems to be contig lengths; genes come as a BED of 6 columns "
+        "or more (chrom, start, end, name, score, strand), as a GTF, or as a table whose header "
+        "has gene_id, chrom, tss and strand",
+    ),
+    Case(
+        "a table of links in place of genes",
+        "links.tsv",
+        "gene_id\tchrom\tstart\nA\tchr1\t5\n",
+        read_annotation,
+        "{path}:1: 3 fields, so this seems to be a table of columns gene_id, chrom, start; genes "
+        "come as a BED of 6 columns or more (chrom, start, end, name, score, strand), as a GTF, or "
+        "as a table whose header has gene_id, chrom, tss and strand",
     ),
     Case(
         "a strand",

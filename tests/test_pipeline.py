@@ -1,6 +1,10 @@
 """`python -m data_prep run`: raw files to records, as the simulator's own tables say; cached."""
 
+import argparse
+import ast
 import json
+import re
+import shlex
 import shutil
 
 import numpy as np
@@ -8,9 +12,24 @@ import pandas as pd
 import pytest
 
 from data_prep import __main__ as command
-from data_prep import pipeline, pipeline_config, qc, stages
+from data_prep import (
+    candidates,
+    download,
+    links,
+    pipeline,
+    pipeline_config,
+    pipeline_inputs,
+    qc,
+    reads,
+    signals,
+    stages,
+    windows,
+)
 from data_prep.check import check
+from data_prep.peaks import peak_caller_command
+from data_prep.samples import COLUMNS as SHEET
 from data_prep.samples import read_samples
+from data_prep.signal_files import CountingOptions, measure
 from data_prep.simulate import simulate
 from epinformer_jax.data import records
 
@@ -43,7 +62,7 @@ def out(config, tmp_path_factory):
 
 
 def table(path):
-    return pd.read_csv(path, sep="\t", comment="#")
+    return pd.read_csv(path, sep="\t")
 
 
 def was_run(done):
@@ -65,9 +84,9 @@ def with_samples(simulated, tmp_path, **changes):
 
 @pytest.mark.parametrize("name", ["genes", "links", "windows"])
 def test_the_tables_are_the_simulators_own(simulated, out, name):
-    file = "genes.tsv" if name == "genes" else f"{name}.tsv.gz"
+    files = {"genes": "genes/genes.tsv", "windows": "signals/windows.tsv.gz"}
     mine, theirs = (
-        table(out / "alpha" / name / file),
+        table(out / "alpha" / files.get(name, "links/links.tsv.gz")),
         table(simulated / "prepared" / "alpha" / f"{name}.tsv"),
     )
     columns = [column for column in theirs if column not in ("abc_score", "name")]
@@ -91,6 +110,9 @@ def test_the_records_hold_the_tables(simulated, out):
     dataset = json.loads((out / "alpha" / "dataset.json").read_text())
     assert dataset["preset"] == "PE-Activity-HiC" and dataset["notes"] == []
     assert dataset["label_transform"]["name"] == "z-log10"
+    # The transform stands in the records themselves: read from genes.json beside genes.tsv.
+    stated = {key: dataset["label_transform"][key] for key in ("mean", "sd")}
+    assert manifest.label_transforms["rna"].items() >= stated.items()
 
 
 def test_the_page_is_one_file_that_shows_every_part(out):
@@ -101,6 +123,29 @@ def test_the_page_is_one_file_that_shows_every_part(out):
         assert text in page
 
 
+def test_the_page_shows_filters_shares_and_sheet_order(simulated, out, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(out, folder)
+    shutil.copytree(folder / "alpha", folder / "zeta")
+    for cell, assay in (("zeta", "ATAC"), ("alpha", "DNase")):
+        path = folder / cell / "dataset.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"cell_type": cell}))
+        path = folder / cell / "signals" / "elements.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"assay": assay}))
+    page = qc.write_page(folder, "t", order=["zeta", "alpha"]).read_text()
+    assert page.index('<a href="#zeta">') < page.index('<a href="#alpha">')
+    first, second = page.index('<h2 id="zeta">'), page.index('<h2 id="alpha">')
+    assert first < second
+    assert "<td>ATAC</td>" in page[first:second] and "<td>DNase</td>" in page[second:]
+    assert "MAPQ at least 0; duplicates kept; both strands; each read once" in page
+    counted = table(out / "alpha" / "signals" / "elements.tsv.gz")["dnase_count"].sum()
+    total = json.loads((out / "alpha" / "signals" / "elements.json").read_text())["signals"]
+    share = round(100 * counted / total["dnase"]["totals"][0], 1)
+    assert f'<td class="number">{share:g}</td>' in page
+    assert '<th class="number">rows</th>' in page
+    assert "<td>element overlaps the blacklist</td>" in page  # text to the left
+
+
 def test_links_per_gene_and_contact_curve_count_every_link(out):
     links = table(out / "alpha" / "links" / "links.tsv.gz")
     genes = table(out / "alpha" / "genes" / "genes.tsv")
@@ -109,6 +154,113 @@ def test_links_per_gene_and_contact_curve_count_every_link(out):
     far = links[links["distance"].abs() >= 1000]
     assert curve["n"].sum() == len(far)
     np.testing.assert_allclose((curve["n"] * curve["mean"]).sum(), far["contact"].sum())
+
+
+def test_each_signal_file_is_read_once_and_every_table_gets_its_own_counts(
+    config, simulated, tmp_path, monkeypatch
+):
+    read = []
+    stream = reads.alignment_batches
+
+    def counted(path, *arguments, **options):
+        read.append(path)
+        return stream(path, *arguments, **options)
+
+    monkeypatch.setattr(reads, "alignment_batches", counted)
+    pipeline.prepare(config, tmp_path / "out", cells=("alpha",))
+    files = [simulated / "alpha" / f"{name}.bam" for name in ("dnase", "h3k27ac")]
+    assert sorted(read) == sorted(map(str, files))
+    monkeypatch.undo()
+    for name in ("elements", "promoters", "windows"):
+        regions = table(tmp_path / "out" / "alpha" / "signals" / f"{name}.tsv.gz")
+        for column, path in zip(("dnase_count", "h3k27ac_count"), files, strict=True):
+            alone = measure(path, regions, CountingOptions()).values
+            np.testing.assert_array_equal(regions[column], alone)
+
+
+@pytest.mark.parametrize("writing", ["--workers=2", "--beam="])
+def test_the_records_are_the_same_bytes_whoever_writes_them(
+    out, simulated, tmp_path, writing, repository
+):
+    if writing == "--beam=":
+        pytest.importorskip("apache_beam")
+    folder = tmp_path / "out"
+    shutil.copytree(out, folder)
+    shutil.rmtree(folder / "alpha" / "records")
+    code = command.main(
+        ["run", f"--config={repository / CONFIG}", f"--out={folder}", f"--set=root={simulated}"]
+        + ["--cells=alpha", writing]
+    )
+    assert code == 0
+    stated, made = (
+        {
+            path.relative_to(place): path.read_bytes()
+            for path in sorted((place / "alpha" / "records").rglob("*"))
+            if path.is_file() and path.name != stages.RECORD
+        }
+        for place in (out, folder)
+    )
+    assert len(made) > 5 and made == stated
+    (done,) = pipeline.prepare(
+        pipeline_config.load(repository / CONFIG, [f"root={simulated}"]), folder, cells=("alpha",)
+    ).values()
+    assert was_run(done) == []  # who writes is no reason to write again
+
+
+def test_two_ways_of_writing_at_once_are_refused_before_the_work(tmp_path, capsys, repository):
+    words = [f"--config={repository / CONFIG}", f"--out={tmp_path / 'out'}", "--workers=2"]
+    assert command.main(["run", *words, "--beam="]) == 2
+    assert "either --workers or --beam" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_default_is_the_commands_own():
+    """A stage run with all defaults has the settings of the command without options."""
+    fields = dict(pipeline_config._walk(pipeline_config.FIELDS))
+    named = {
+        "contact": ["gamma", "scale", "reference_gamma", "reference_scale"],
+        "links": ["rule", "order", "score_rule", "self_promoter_score"],
+        "signals": ["reads", "strand", "paired", "pool", "quantile_form"],
+    }
+    modules = {"contact": links, "links": links, "signals": signals}
+    others = {
+        (links, "pseudocount_distance"): "contact.pseudocount_distance_bp",
+        (links, "tss_contribution"): "contact.tss_contribution_percent",
+        (links, "score_distance"): "links.score_distance_bp",
+        (links, "contact_resolution"): "contact.resolution_bp",
+        (links, "gene_key"): "genes.key",
+        (links, "tss_rule"): "genes.tss_rule",
+        (signals, "tss_slop"): "genes.tss_flank_bp",
+        (candidates, "min_length"): "candidates.min_length_bp",
+        (candidates, "extend"): "candidates.extend_bp",
+        (windows, "max_unknown"): "windows.max_unknown",
+        (windows, "clearance"): "windows.clearance_bp",
+    }
+    others |= {
+        (modules[parent], name): f"{parent}.{name}"
+        for parent, names in named.items()
+        for name in names
+    }
+    for (module, option), field in others.items():
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        assert fields[field].default == parser.get_default(option), field
+
+
+def test_fields_reach_their_commands(config, simulated, tmp_path, repository):
+    overrides = ["links.order=abc", "links.max_elements=2", "links.score_rule=abc"]
+    overrides += ["signals.min_mapq=1", "signals.strand=+", "contact.gamma=0.9"]
+    overrides += ["signals.duplicates=drop", "links.self_promoter_score=computed"]
+    chosen = pipeline_config.load(repository / CONFIG, [f"root={simulated}", *overrides])
+    pipeline.prepare(chosen, tmp_path / "out", cells=("alpha",))
+    place = tmp_path / "out" / "alpha"
+    linked = json.loads((place / "links" / "links.json").read_text())
+    assert linked["power_law"]["gamma"] == 0.9
+    assert linked["score_rule"]["midpoint"] == "exact"
+    assert linked["score_rule"]["self_promoter_score"] == "computed"
+    assert "first 2 by abc" in linked["rule"]
+    counted = json.loads((place / "signals" / "elements.json").read_text())["read_filter"]
+    assert (counted["min_mapq"], counted["strand"], counted["keep_duplicates"]) == (1, "+", False)
 
 
 # ---- once, whole or not at all ----
@@ -133,7 +285,8 @@ def test_a_second_run_does_nothing_and_a_changed_parameter_only_what_depends_on_
         repository / CONFIG, [f"root={simulated}", "records.max_elements=3", "windows.make=False"]
     )
     (done,) = pipeline.prepare(no_windows, folder, cells=("alpha",)).values()
-    assert was_run(done) == ["records"] and not (folder / "alpha" / "windows").exists()
+    # The elements and promoters among the signals are what they were, so links and genes stay.
+    assert was_run(done) == ["signals", "records"] and not (folder / "alpha" / "windows").exists()
 
 
 def test_a_stage_that_fails_leaves_nothing_and_the_next_run_goes_on(config, tmp_path, monkeypatch):
@@ -147,10 +300,10 @@ def test_a_stage_that_fails_leaves_nothing_and_the_next_run_goes_on(config, tmp_
     with pytest.raises(KeyboardInterrupt):
         pipeline.prepare(config, tmp_path / "out", cells=("alpha",))
     names = {path.name for path in (tmp_path / "out" / "alpha").iterdir()}
-    assert names == {"candidates", "signals", "genes"}
+    assert names == {"candidates", "tss", "summits", "windows", "signals", "genes"}
     monkeypatch.undo()
     (done,) = pipeline.prepare(config, tmp_path / "out", cells=("alpha",)).values()
-    assert was_run(done) == ["links", "summits", "windows", "records"]
+    assert was_run(done) == ["links", "records"]
 
 
 def test_a_stage_is_known_by_the_content_of_its_inputs_not_by_their_place(tmp_path):
@@ -256,6 +409,55 @@ def test_every_preparation_config_is_accepted(repository):
         pipeline_config.load(path)
 
 
+def test_the_header_of_the_k562_config_names_every_file_it_needs(repository, tmp_path, capsys):
+    """Its commands, on empty files in place of the downloads: nothing is missing, nothing extra."""
+    path = repository / "configs" / "prep" / "k562.py"
+    header = ast.get_docstring(ast.parse(path.read_text())).replace("\\\n", "")
+    (line,) = [line for line in header.splitlines() if " download " in line]
+    words = shlex.split(line)
+    chosen = {word: words[words.index(word) + 1].split(",") for word in ("--groups", "--names")}
+    names = [
+        source.name
+        for source in download.choose(
+            download.read_sources(), groups=chosen["--groups"], names=chosen["--names"]
+        )
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    called = shlex.split(peak_caller_command("K562/dnase.bam", assay="DNase"))
+    name, folder = (called[called.index(option) + 1] for option in ("-n", "--outdir"))
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / f"{name}_peaks.narrowPeak").write_text("")  # as MACS calls its output
+    sheet = header.split("<<END\n")[1].split("END\n")[0]
+    (tmp_path / "samples.csv").write_text(sheet)
+    config = pipeline_config.load(path, [f"root={tmp_path}"])
+    complete = pipeline_inputs.complete_paths(config)
+    (sample,) = read_samples(complete.samples)
+    used = [complete.genome[field] for field in ("fasta", "contigs", "blacklist")]
+    used += [complete.genes.annotation, complete.genes.mrna_features]
+    used += [*sample.accessibility, *sample.h3k27ac, sample.window_peaks, sample.contact]
+    used += [sample.expression]
+    assert sorted(used) == sorted(str(tmp_path / name) for name in names)
+    possible = pipeline_inputs.what_is_possible(sample, complete)
+    assert possible == pipeline_inputs.Possible("PE-Activity-HiC", "rna", ())
+
+
+@pytest.mark.parametrize("shown", ["run", "error"])
+def test_the_sheet_of_cell_types_is_explained(shown, tmp_path, capsys, repository):
+    if shown == "run":
+        with pytest.raises(SystemExit):
+            command.main(["run", "--help"])
+        said = capsys.readouterr().out
+        for name in SHEET:
+            assert f"\n  {name} " in said
+        assert "relative to the table's own folder" in said and "needed" in said
+    else:
+        (tmp_path / "samples.tsv").write_text("cell_type\tpeaks\nK562\tx\n")
+        with pytest.raises(ValueError, match=r"no column 'accessibility'.*run --help"):
+            read_samples(tmp_path / "samples.tsv")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -280,6 +482,76 @@ def test_files_of_another_assembly_stop_the_run_before_any_work(simulated, tmp_p
     with pytest.raises(ValueError, match="other.sizes: chr1 has"):
         pipeline.prepare(pipeline_config.load(repository / CONFIG, overrides), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def renamed_contig(simulated, tmp_path, new):
+    """The simulated files with chr1 called something else, from the FASTA to the peaks."""
+    for name in (
+        "genome.fa",
+        "chrom.sizes",
+        "genes.bed",
+        "blacklist.bed",
+        "alpha/peaks.narrowPeak",
+    ):
+        text = (simulated / name).read_text()
+        text = re.sub(r"^(>?)chr1(?=\s)", rf"\g<1>{new}", text, flags=re.MULTILINE)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return [f"genome.{field}={tmp_path / name}" for field, name in RENAMED.items()] + [
+        f"genes.annotation={tmp_path / 'genes.bed'}"
+    ]
+
+
+RENAMED = {"fasta": "genome.fa", "contigs": "chrom.sizes", "blacklist": "blacklist.bed"}
+
+
+def test_a_contig_that_can_be_no_split_stops_the_run_before_any_work(
+    simulated, tmp_path, repository
+):
+    peaks = table(simulated / "samples.tsv")["peaks"].iloc[0]
+    (tmp_path / "x").mkdir()
+    overrides = renamed_contig(simulated, tmp_path / "x", "scaf|1")
+    samples = with_samples(
+        simulated,
+        tmp_path,
+        peaks=str(tmp_path / "x" / peaks),
+        accessibility=str(simulated / "alpha" / "dnase.bw"),
+        h3k27ac="",
+        contact="",
+    )
+    overrides += [f"root={simulated}", f"samples={samples}", "signals.track_units=coverage"]
+    aliases = tmp_path / "aliases.tsv"
+    aliases.write_text("chr1\tscaf|1\n")
+    overrides.append(f"genome.aliases={aliases}")
+    config = pipeline_config.load(repository / CONFIG, overrides)
+    with pytest.raises(ValueError, match=r"scaf\|1.* cannot be the name .* in genome.splits"):
+        pipeline.prepare(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    splits = tmp_path / "contigs.tsv"
+    splits.write_text("chrom\tsplit\nscaf|1\tchr1\n")
+    config = pipeline_config.load(repository / CONFIG, [*overrides, f"genome.splits={splits}"])
+    pipeline.prepare(config, tmp_path / "out")
+    manifest, _ = records.read_dataset(tmp_path / "out" / "alpha" / "records" / "genes")
+    assert "chr1" in manifest.splits
+
+
+def test_a_fasta_with_other_names_is_matched_by_every_stage(
+    simulated, out, tmp_path, repository, capsys
+):
+    text = (simulated / "genome.fa").read_text().replace(">chr", ">")
+    (tmp_path / "ensembl.fa").write_text(text)
+    config = pipeline_config.load(
+        repository / CONFIG, [f"root={simulated}", f"genome.fasta={tmp_path / 'ensembl.fa'}"]
+    )
+    pipeline.prepare(config, tmp_path / "out", cells=("alpha",))
+    assert "contigs by the genome's names: chr1 -> 1" in capsys.readouterr().out
+    manifest, genes = records.read_dataset(tmp_path / "out" / "alpha" / "records" / "genes")
+    _, stated = records.read_dataset(out / "alpha" / "records" / "genes")
+    check(tmp_path / "out" / "alpha" / "records", fasta=tmp_path / "ensembl.fa")
+    assert "1" in manifest.splits and len(genes) == len(stated)
+    by_id = {gene.gene_id: gene for gene in stated}
+    for gene in genes:
+        np.testing.assert_array_equal(gene.link_signals, by_id[gene.gene_id].link_signals)
 
 
 def test_a_dry_run_writes_nothing(config, tmp_path, capsys):

@@ -328,3 +328,31 @@ def test_only_the_genes_of_a_list_are_kept(tmp_path):
         "pseudo-autosomal copy on Y",
         "gene is not in the list of --only-genes",
     ]
+
+
+def test_without_features_every_gene_has_the_published_means_flagged(tmp_path, capsys):
+    inputs = write_inputs(tmp_path)
+    bare = [*inputs[:2], *inputs[4:]]
+    run_command(*bare, "--out", tmp_path / "genes.tsv")
+    table = pd.read_csv(tmp_path / "genes.tsv", sep="\t")
+    assert (table[MISSING_FLAG] == 1).all() and len(table) == 3
+    for name, mean in PUBLISHED_MEANS.items():
+        np.testing.assert_allclose(table[name], mean)
+    assert "3 genes have no mRNA features: published means, flagged" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="not both"):
+        run_command(*inputs, "--mrna-from-gtf", "x.gtf", "--out", tmp_path / "genes.tsv")
+
+
+def test_with_the_genomes_contigs_names_follow_it_and_genes_past_the_ends_are_listed(
+    tmp_path, capsys
+):
+    inputs = write_inputs(tmp_path)
+    (tmp_path / "sizes").write_text("1\t5000\n2\t1000\nY\t9000\n")
+    run_command(*inputs, "--contigs", tmp_path / "sizes", "--out", tmp_path / "genes.tsv")
+    table = pd.read_csv(tmp_path / "genes.tsv", sep="\t", dtype={"chrom": str})
+    assert table["chrom"].tolist() == ["1", "chrX"]  # a name without a partner stays
+    dropped = pd.read_csv(tmp_path / "genes.dropped.tsv", sep="\t").set_index("gene_id")
+    past = "gene lies past the end of its contig"
+    assert dropped.loc["ENSG00000000002", "reason"] == past
+    said = capsys.readouterr().out
+    assert "contigs by the genome's names: chr1 -> 1" in said and f"left out 1: {past}" in said

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep import windows
+from data_prep import signals, windows
 from data_prep.windows import LAYOUTS, WindowLayout, negative_summits, summit_windows, too_unknown
 from epinformer_jax.data.genome import Genome
 from epinformer_jax.data.tables import read_windows
@@ -121,23 +121,28 @@ def test_windows_of_unknown_sequence_are_told(tmp_path):
 
 
 def test_the_target_is_log2_of_a_tenth_and_activity():
-    found = windows.log2_activity(np.array([0.0, 0.9, 1.9]))
+    found = signals.log2_activity(np.array([0.0, 0.9, 1.9]))
     np.testing.assert_allclose(found, [np.log2(0.1), 0, 1])
 
 
-def test_the_command_writes_windows_that_the_data_room_reads(tmp_path, capsys):
-    (tmp_path / "sizes").write_text("".join(f"{name}\t{size}\n" for name, size in CONTIGS.items()))
+def write_inputs(folder):
+    """Twenty peaks and evenly spread reads on chr1."""
+    (folder / "sizes").write_text("".join(f"{name}\t{size}\n" for name, size in CONTIGS.items()))
     rows = [
         f"chr1\t{start}\t{start + 200}\tp\t0\t.\t{start}\t1\t1\t100\n"
         for start in range(1000, 41_000, 2000)
     ]
-    (tmp_path / "peaks.narrowPeak").write_text("".join(rows))
+    (folder / "peaks.narrowPeak").write_text("".join(rows))
     reads = "".join(f"chr1\t{at}\t{at + 50}\tN\t0\t+\n" for at in range(900, 42_000, 37))
-    (tmp_path / "reads.tagAlign").write_text(reads)
-    inputs = [
-        "--peaks", tmp_path / "peaks.narrowPeak", "--contigs", tmp_path / "sizes",
-        "--accessibility", tmp_path / "reads.tagAlign", "--h3k27ac", tmp_path / "reads.tagAlign",
+    (folder / "reads.tagAlign").write_text(reads)
+    return [
+        "--peaks", folder / "peaks.narrowPeak", "--contigs", folder / "sizes",
+        "--accessibility", folder / "reads.tagAlign", "--h3k27ac", folder / "reads.tagAlign",
     ]  # fmt: skip
+
+
+def test_the_command_writes_windows_that_the_data_room_reads(tmp_path, capsys):
+    inputs = write_inputs(tmp_path)
     assert run_command(*inputs, "--peaks-kept", 10, "--out", tmp_path / "windows.tsv.gz") == 0
     table = read_windows(tmp_path / "windows.tsv.gz", labels=["log2_activity"])
     raw = pd.read_csv(tmp_path / "windows.tsv.gz", sep="\t")
@@ -154,6 +159,33 @@ def test_the_command_writes_windows_that_the_data_room_reads(tmp_path, capsys):
     assert how["negatives"] == 4
     assert how["layout"] == {"windows_per_summit": 5, "stride_bp": 192}
     assert "4 negative places" in capsys.readouterr().out
+
+
+def test_without_signal_files_only_the_places_are_written_and_signals_adds_the_rest(
+    tmp_path, capsys
+):
+    inputs = write_inputs(tmp_path)
+    places, files = inputs[:4], inputs[4:]
+    run_command(*places, "--out", tmp_path / "places.tsv")
+    assert "signals --windows` adds it" in capsys.readouterr().out
+    assert "activity" not in pd.read_csv(tmp_path / "places.tsv", sep="\t")
+    parser = argparse.ArgumentParser()
+    signals.add_arguments(parser)
+    measured = ["--windows", tmp_path / "places.tsv", *files, "--out", tmp_path / "later.tsv"]
+    signals.run(parser.parse_args([str(word) for word in measured]))
+    run_command(*inputs, "--out", tmp_path / "at_once.tsv")
+    assert (tmp_path / "later.tsv").read_bytes() == (tmp_path / "at_once.tsv").read_bytes()
+
+
+def test_peaks_past_a_contigs_end_are_listed(tmp_path, capsys):
+    inputs = write_inputs(tmp_path)
+    with open(tmp_path / "peaks.narrowPeak", "a") as handle:
+        handle.write("chr2\t90000\t90100\tp\t0\t.\t9\t-1\t-1\t50\n")
+    run_command(*inputs, "--out", tmp_path / "windows.tsv")
+    reason = "peak lies past the end of its contig"
+    assert f"left out 1: {reason}" in capsys.readouterr().out
+    dropped = pd.read_csv(tmp_path / "windows.dropped.tsv", sep="\t")
+    assert (dropped["reason"] == reason).sum() == 1
 
 
 def test_the_same_seed_gives_the_same_windows(tmp_path):

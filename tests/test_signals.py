@@ -16,7 +16,7 @@ from data_prep import candidates, contact, genes, links, signals, windows
 from data_prep.counting import ReadCounter, TrackSummer
 from data_prep.quantile import by_position, by_rank, read_quantile_reference
 from data_prep.reads import READ_FILTERS, ReadFilter, alignment_batches, fragment_batches
-from data_prep.signal_files import CountingOptions, detect_format, measure
+from data_prep.signal_files import CountingOptions, detect_format, measure, measure_tables
 from data_prep.signals import Signal, measure_signals
 from data_prep.tracks import bigwig_batches
 
@@ -403,6 +403,86 @@ def test_the_command_writes_activity_and_how_it_was_counted(tmp_path, capsys):
         table["dnase_rpm"], table["dnase_count"] * 1e6 / how["signals"]["dnase"]["totals"][0]
     )
     assert "reads in all" in capsys.readouterr().out
+
+
+def write_three_tables(folder):
+    """Elements, TSSs and windows that overlap each other, and their options."""
+    elements = random_regions().drop_duplicates()
+    elements.to_csv(folder / "elements.tsv", sep="\t", index=False)
+    (folder / "genes.tsv").write_text("gene_id\tchrom\ttss\nB\tchr2\t200\nA\tchr1\t2000\n")
+    windows = elements.assign(end=elements["start"] + 100, name="w", kind="peak")
+    windows.to_csv(folder / "windows.tsv", sep="\t", index=False)
+    names = {"--regions": "elements", "--genes": "genes", "--windows": "windows"}
+    return {option: folder / f"{name}.tsv" for option, name in names.items()}
+
+
+@pytest.mark.parametrize("kind", ["bam", "bigwig", "bedgraph", "tagalign", "fragments"])
+def test_tables_counted_together_get_what_each_gets_alone(tmp_path, kind):
+    rng = np.random.default_rng(2)
+    units = {"track_units": "coverage"} if kind in ("bigwig", "bedgraph") else {}
+    if kind == "bam":
+        path = write_bam(tmp_path / "a.bam")
+    else:
+        starts = np.arange(0, 3000, 7)
+        rows = [("chr1", int(at), int(at) + 5, float(rng.random())) for at in starts]
+        path = tmp_path / {"bigwig": "a.bw", "fragments": "fragments.tsv"}.get(kind, f"a.{kind}")
+        if kind == "bigwig":
+            with pyBigWig.open(str(path), "w") as handle:
+                handle.addHeader(list(CONTIGS.items()))
+                chroms, begin, end, value = map(list, zip(*rows, strict=True))
+                handle.addEntries(chroms, begin, ends=end, values=value)
+        else:
+            rest = {"tagalign": "N\t0\t+", "fragments": "ACGT-1\t1"}
+            lines = [f"{c}\t{a}\t{b}\t{rest.get(kind, v)}\n" for c, a, b, v in rows]
+            path.write_text("".join(lines))
+    first = random_regions()
+    tables = [first, first.assign(start=first["start"] + 3, end=first["end"] + 9), first.iloc[:4]]
+    options = CountingOptions(file_format=kind, **units)
+    together = measure_tables(path, tables, options)
+    for regions, ours in zip(tables, together, strict=True):
+        alone = measure(path, regions, options)
+        np.testing.assert_array_equal(ours.values, alone.values)
+        assert (ours.total, ours.unit) == (alone.total, alone.unit)
+    assert sum(together[0].values) > 0
+
+
+def test_one_call_measures_three_tables_as_three_calls_do(tmp_path, capsys):
+    bam = write_bam(tmp_path / "reads.bam")
+    tables = write_three_tables(tmp_path)
+    files = ["--accessibility", bam, "--h3k27ac", bam]
+    every = [word for pair in tables.items() for word in pair]
+    run_command(*every, *files, "--out", tmp_path / "all")
+    assert "reads in all, over" in capsys.readouterr().out
+    names = ("elements.tsv.gz", "promoters.tsv.gz", "windows.tsv.gz")
+    for (option, path), name in zip(tables.items(), names, strict=True):
+        run_command(option, path, *files, "--out", tmp_path / "alone" / name)
+        alone = (tmp_path / "alone" / name).read_bytes()
+        assert (tmp_path / "all" / name).read_bytes() == alone
+    windows = pd.read_csv(tmp_path / "all" / "windows.tsv.gz", sep="\t")
+    np.testing.assert_allclose(
+        windows["log2_activity"], np.log2(0.1 + windows["activity"]), rtol=1e-7
+    )
+    how = json.loads((tmp_path / "all" / "elements.json").read_text())
+    counts = pd.read_csv(tmp_path / "all" / "elements.tsv.gz", sep="\t")["dnase_count"]
+    assert how["signals"]["dnase"]["counted_in_regions"] == [counts.sum()]
+    with pytest.raises(ValueError, match="give --regions, --genes or --windows"):
+        run_command(*files, "--out", tmp_path / "none.tsv")
+
+
+def test_regions_where_no_read_can_lie_are_said(tmp_path, capsys):
+    bam = write_bam(tmp_path / "reads.bam")
+    regions = pd.concat([random_regions(), random_regions()]).drop_duplicates()
+    beyond = pd.DataFrame({"chrom": ["chr1", "chr9"], "start": [10**6, 0], "end": [10**6 + 9, 9]})
+    pd.concat([regions, beyond]).to_csv(tmp_path / "regions.tsv", sep="\t", index=False)
+    run_command(
+        *("--regions", tmp_path / "regions.tsv", "--accessibility", bam),
+        *("--out", tmp_path / "out.tsv"),
+    )
+    said = capsys.readouterr().out
+    assert f"reads.bam: 1 of {len(regions) + 2} places (region: start) lie past the ends" in said
+    assert "dnase: 1 regions lie on contigs that a file lacks, signal 0 there" in said
+    how = json.loads((tmp_path / "out.json").read_text())
+    assert how["signals"]["dnase"]["regions_on_contigs_the_file_lacks"] == [1]
 
 
 COMMANDS = [candidates, contact, genes, links, signals, windows]

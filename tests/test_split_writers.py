@@ -1,13 +1,16 @@
 """Writing splits in processes or by Apache Beam gives the bytes of writing them here."""
 
+import argparse
 import hashlib
+import re
+import shlex
 import warnings
 
 import pytest
 from tiny_inputs import write_tables, write_tsv
 
 from data_prep import __main__ as command
-from data_prep import beam
+from data_prep import beam, builder
 from data_prep.builder import build
 from data_prep.check import check
 from data_prep.split_writers import Storage, part_of, processes, split_tasks, write_task
@@ -146,3 +149,24 @@ def test_the_command_refuses_what_cannot_be(inputs, tmp_path, capsys):
     assert "either --workers or --beam" in capsys.readouterr().err
     assert command.main([*options, "--workers=2"]) == 0
     assert (tmp_path / "out" / "windows" / "manifest.json").is_file()
+
+
+def test_a_value_that_begins_with_a_dash_is_explained(inputs, tmp_path, capsys):
+    """`--beam '--runner=...'` is an option to argparse; the message says how to give it."""
+    options = ["build", "--out", str(tmp_path / "out"), "--genes", str(inputs["genes"])]
+    with pytest.raises(SystemExit):
+        command.main([*options, "--beam", "--runner=DirectRunner"])
+    said = capsys.readouterr().err
+    assert "argument --beam: expected one argument; one that begins with -" in said
+    assert "is joined to it: --beam='-...'" in said
+
+
+def test_every_form_of_the_documentation_is_one_that_the_command_takes(repository):
+    parser = argparse.ArgumentParser()
+    builder.add_arguments(parser)
+    text = (repository / "docs" / "beam.md").read_text()
+    lines = re.findall(r"--beam[= ][^`\n]*", text)
+    assert len(lines) >= 5
+    for line in lines:
+        parsed = parser.parse_args(["--out=x", *shlex.split(line)])
+        assert parsed.beam == "" or parsed.beam.startswith("--runner=")

@@ -50,3 +50,22 @@ def test_equal_values_and_no_lines_draw_something():
         svg.curves({}, title="t", x="x", y="y"),
     ):
         assert ET.fromstring(chart).tag == f"{NAME}svg" and "nan" not in chart
+
+
+def texts_of(chart):
+    return [text.text for text in ET.fromstring(chart).iter(f"{NAME}text")]
+
+
+def test_a_long_tail_is_cut_off_and_said():
+    values = np.concatenate([np.arange(200.0), [5000.0, 9000.0]])
+    chart = svg.histogram(values, title="t", x="x", clip_share=0.01)
+    assert "0.99 % beyond 199, up to 9,000" in texts_of(chart)
+    bars = len(list(ET.fromstring(chart).iter(f"{NAME}rect")))
+    assert bars == 40  # evenly spread over the width, where they were two bars before
+    assert len(list(ET.fromstring(svg.histogram(values, title="t", x="x")).iter(f"{NAME}rect"))) < 5
+
+
+def test_what_has_no_long_tail_is_shown_whole():
+    for values in (np.arange(200.0), np.ones(300), np.array([1.0, 2.0])):
+        chart = svg.histogram(values, title="t", x="x", clip_share=0.01)
+        assert not any("beyond" in text for text in texts_of(chart))

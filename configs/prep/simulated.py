@@ -2,7 +2,13 @@
 
 python -m data_prep simulate --out runs/demo_data
 python -m data_prep run --config configs/prep/simulated.py --out runs/prepared
-Another simulation: --set root=DIR. The tables are those of DIR/prepared, from the raw files.
+Another simulation: --set root=DIR. What comes out, beside the simulator's own DIR/prepared:
+genes.tsv and links.tsv.gz hold the same genes and pairs with the same values, to 8 digits, apart
+from abc_score: here the ABC pipeline's (elements within 5 Mb share a gene's score, contacts scaled
+and with a pseudocount, self-promoters 1), there a share of activity x contact among the listed
+links. Windows around summits and TSSs are the same with the same activity, but carry other names
+(by place, not by number), and one that two summits share stands once. Negative windows are drawn
+anew, by other random numbers, at three places around each point instead of one.
 """
 
 import ml_collections
