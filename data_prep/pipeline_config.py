@@ -164,11 +164,17 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ml_collectio
     """Runs get_config() of a Python file, applies overrides (`field=value`) and checks the result.
 
     Raises:
-      ValueError: no such file or function, or what `resolve` raises.
+      ValueError: no such file or function, it fails, or what `resolve` raises.
     """
     if not os.path.isfile(path):
         raise ValueError(f"{path}: no such config file; see configs/prep/")
-    found = runpy.run_path(os.fspath(path))
+    try:
+        found = runpy.run_path(os.fspath(path))
+    except Exception as error:  # it is Python: it may fail in any way
+        raise ValueError(
+            f"{path}: cannot be run as Python ({type(error).__name__}: {error}); a config is a "
+            "Python file with a function get_config(), as those in configs/prep/"
+        ) from error
     if not callable(found.get("get_config")):
         raise ValueError(f"{path}: has no function get_config()")
     chosen = found["get_config"]()

@@ -194,7 +194,8 @@ def _measure_track(
     if options.track_units is None:
         raise ValueError(
             f"{path}: a {file_format} does not say what its values are; declare --track-units "
-            f"{'|'.join(tracks.TRACK_UNITS)}"
+            f"{'|'.join(tracks.TRACK_UNITS)}, or give counts of each region as a column of the "
+            "regions' table, column:NAME"
         )
     summers = [TrackSummer(regions) for regions in tables]
     if file_format == "bigwig":

@@ -298,7 +298,8 @@ SIGNALS = [
         "chr1\t5\t9\t1\n",
         counted(),
         "{path}: a bedgraph does not say what its values are; declare --track-units "
-        "cuts|coverage|fold-change",
+        "cuts|coverage|fold-change, or give counts of each region as a column of the regions' "
+        "table, column:NAME",
     ),
     Case(
         "a bedGraph out of order",

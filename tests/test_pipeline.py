@@ -385,6 +385,13 @@ def test_bigwig_signals_and_text_contacts_go_through(simulated, tmp_path, config
 # ---- errors ----
 
 
+def test_a_config_that_is_no_python_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "cell.yaml"
+    path.write_text("root: runs/own\n")
+    with pytest.raises(ValueError, match=r"cell\.yaml: cannot be run as Python \(NameError.*get_c"):
+        pipeline_config.load(path)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
