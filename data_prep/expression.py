@@ -22,7 +22,7 @@ from epinformer_jax.data.chromosomes import suggest
 
 TRANSFORMS = ("z-log10", "log10p1", "none")
 # As `epinformer_jax.data.label_scale` calls them.
-_LABEL_SCALES = {"z-log10": "z_log10", "log10p1": "log10"}
+_LABEL_SCALES = {"z-log10": "z_log10", "log10p1": "log10", "log2": "log2"}
 _OFFSETS = {"z-log10": 0.1, "log10p1": 1.0}
 
 
@@ -53,28 +53,29 @@ class Transform:
         return asdict(self)
 
 
-def label_transforms(genes: str | os.PathLike, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """How the labels of a genes table were made, as the JSON file beside it says; empty where there
-    is none, and without labels that it doesn't speak of.
+def label_transforms(table: str | os.PathLike, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How the labels of a table of genes or windows were made, as the JSON file beside it says, in
+    the words of `epinformer_jax.data.label_scale`; labels that it doesn't speak of are left out.
 
     Raises:
-      ValueError: the file is none that `python -m data_prep genes` writes.
+      ValueError: what the file says of labels is not what `genes`, `windows` and `signals` write.
     """
-    path = sibling(genes, ".json")
+    path = sibling(table, ".json")
     if not path.is_file():
         return {}
     try:
-        stated = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        stated = json.loads(path.read_text(encoding="utf-8")).get("labels", {})
+        chosen = {name: stated[name] for name in labels if name in stated}
         return {
-            name: {"name": _LABEL_SCALES[stated[name]["name"]]}
-            | {field: float(stated[name][field]) for field in ("offset", "mean", "sd")}
-            for name in labels
-            if name in stated and stated[name]["name"] != "none"
+            name: {"name": _LABEL_SCALES[own["name"]]}
+            | {key: float(own[key]) for key in ("offset", "mean", "sd") if key in own}
+            for name, own in chosen.items()
+            if own["name"] != "none"
         }
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path}: does not say how labels were made ({error!r}); it belongs to {genes}: make "
-            "both with `python -m data_prep genes`, or move it away"
+            f"{path}: does not say how labels were made ({error!r}); it belongs to {table}: make "
+            "both anew with data_prep, or move it away"
         ) from None
 
 

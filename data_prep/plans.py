@@ -129,11 +129,16 @@ class WindowPlan:
             return self.windows["sequence"].str.len()
         return self.windows["end"] - self.windows["start"]
 
-    def manifest(self, genome: Genome | None, counts: dict, inputs: dict) -> Manifest:
-        """What the dataset will say about itself, before its shards are known."""
+    def manifest(
+        self, genome: Genome | None, counts: dict, inputs: dict, transforms: dict | None = None
+    ) -> Manifest:
+        """What the dataset will say about itself, before its shards are known; `transforms`: how
+        labels were made (`expression.label_transforms`).
+        """
         return Manifest(
             kind="windows",
             label_names=self.label_names,
+            label_transforms=transforms or {},
             window_bp=int(self.lengths.max()),
             promoter_bp=0,
             genome={} if self.has_text else genome.describe(),

@@ -197,6 +197,10 @@ def activity(
     return np.sqrt(accessibility_rpm * h3k27ac_rpm)
 
 
+# How the target of windows is made, as the JSON beside their table says it.
+WINDOW_LABELS = {"log2_activity": {"name": "log2", "offset": ACTIVITY_OFFSET}}
+
+
 def log2_activity(activity: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     """The encoder's target: log2(0.1 + activity)."""
     return np.log2(ACTIVITY_OFFSET + activity)
@@ -300,6 +304,7 @@ def run(args: argparse.Namespace) -> int:
         table = pd.concat([regions.drop(columns=columns.columns, errors="ignore"), columns], axis=1)
         write_frame(table, out, float_format="%.9g" if name == "windows" else None)
         summary = signal_summary(args.assay, options, one.details) | {"regions": len(table)}
+        summary |= {"labels": WINDOW_LABELS} if name == "windows" else {}
         write_json(summary, sibling(out, ".json"))
     _report(measured)
     print(f"wrote {args.out}")

@@ -35,8 +35,8 @@ Made in DIR:
     CELL/dnase.bam, h3k27ac.bam (.bai), dnase.bw, h3k27ac.bw (reads covering each base),
     CELL/peaks.narrowPeak (distal; one record a summit; summit +-100 bp, merged, without the
     blacklisted ones, are the elements), promoter_peaks.narrowPeak, contacts.mcool
-    prepared/CELL/genes.tsv (genes.json: how its label was made), elements.tsv, links.tsv,
-    windows.tsv: by the published rules
+    prepared/CELL/genes.tsv, elements.tsv, links.tsv, windows.tsv: by the published rules
+    (genes.json, windows.json: how their labels were made)
     truth/motifs.jaspar, truth/CELL/truth.tsv, motifs.tsv, promoters.tsv, truth.json
     manifest.json: settings, and size and SHA-256 of every file
 """
@@ -186,6 +186,7 @@ def _write_cell(
     annotation.write_tsv(tables / "elements.tsv", element_table, number="%.9g")
     annotation.write_tsv(tables / "links.tsv", link_table, number="%.9g")
     annotation.write_tsv(tables / "windows.tsv", window_table, number="%.9g")
+    write_json({"labels": prepared.WINDOW_LABELS}, tables / "windows.json")
     truth.write_truth(
         directory / "truth" / cell,
         settings,

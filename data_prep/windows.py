@@ -32,7 +32,7 @@ from data_prep.outputs import (
 from data_prep.peaks import PEAK_FORMATS, read_peaks, strongest_summits
 from data_prep.signal_options import add_signal_arguments, counting_options, requested_signals
 from data_prep.signals import (
-    ACTIVITY_OFFSET,
+    WINDOW_LABELS,
     Signal,
     measure_signals,
     signal_summary,
@@ -263,7 +263,7 @@ def run(args: argparse.Namespace) -> int:
         table = pd.concat([table, with_target(measured.columns)], axis=1)
         counted = signal_summary(args.assay, options, measured.details)
         summary |= counted | {"versions": summary["versions"] | counted["versions"]}
-        summary["target"] = f"log2_activity = log2({ACTIVITY_OFFSET} + activity)"
+        summary["labels"] = WINDOW_LABELS
     write_frame(table, args.out, float_format="%.9g")
     reasons = write_dropped(dropped, args.out)
     write_json(summary | {"left_out": reasons}, sibling(args.out, ".json"))

@@ -24,7 +24,7 @@ from tiny_inputs import (
 )
 
 from data_prep import __main__ as command
-from data_prep import plans
+from data_prep import plans, signals
 from data_prep.builder import build
 from data_prep.check import check
 from epinformer_jax.data import elements, records, sequence, tables
@@ -144,6 +144,11 @@ def test_the_manifest_says_how_labels_were_made_if_the_table_came_with_that(tmp_
     expected = {"rna": {"name": "z_log10", "offset": 0.1, "mean": 0.2, "sd": 1.1}}
     assert made.genes.label_transforms == expected
     assert records.read_manifest(tmp_path / "out" / "genes").label_transforms == expected
+    windows = tmp_path / "w.tsv"
+    windows.write_text("chrom\tstart\tend\tlog2_activity\nchr1\t10\t60\t1.5\n")
+    (tmp_path / "w.json").write_text(json.dumps({"labels": signals.WINDOW_LABELS}))
+    made = build(tmp_path / "w", windows=windows, fasta=inputs["fasta"])
+    assert made.windows.label_transforms == {"log2_activity": {"name": "log2", "offset": 0.1}}
     beside.write_text(json.dumps({"labels": {"rna": {"name": "sqrt"}}}))
     with pytest.raises(ValueError, match=r"genes\.json: does not say how labels were made"):
         build(tmp_path / "again", **inputs, rule=RULE)

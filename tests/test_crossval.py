@@ -21,6 +21,7 @@ from epinformer_jax.train import (
     devices,
     distributed,
     evaluation,
+    label_transforms,
     rundir,
     side_by_side,
 )
@@ -242,10 +243,27 @@ def test_the_model_says_how_its_label_was_made(data):
     config = tiny_runs.config_for(data, data__label_transform=stated, data__label_unit="z")
     expected = {"unit": "z", "name": "z_log10", "offset": 0.1, "mean": 0.2, "sd": 1.1}
     manifest = records.Manifest("genes", label_transforms={"rna": {"name": "log10", "offset": 1.0}})
-    assert crossval._label_transform(config, manifest) == expected
+    assert label_transforms.of_expression(config, manifest) == expected
     config.data.label_transform = ""
     said_by_data = {"unit": "z", "name": "log10", "offset": 1.0}
-    assert crossval._label_transform(config, manifest) == said_by_data
+    assert label_transforms.of_expression(config, manifest) == said_by_data
+
+
+def test_an_encoder_says_how_its_label_was_made(data):
+    config = tiny_runs.config_for(data)
+    stated = {"name": "log2", "offset": 0.1}
+    manifest = records.Manifest("windows", label_transforms={"log2_activity": stated})
+    assert label_transforms.of_activity(config, manifest) == stated
+    unsaid = records.Manifest("windows")
+    assert label_transforms.of_activity(config, unsaid) == {"name": "log2"}
+    config.data.activity_label = "DNASE:HepG2"
+    assert label_transforms.of_activity(config, unsaid) == {}
+
+
+def test_trained_encoders_can_scale_activity(run):
+    """What `--activity-model` asks for."""
+    _, info = load_model(run / "fold_1" / "encoder")
+    assert info.label == "log2_activity" and info.label_transform["name"] == "log2"
 
 
 def test_an_unknown_label_transform_is_refused_before_any_training(data, tmp_path):

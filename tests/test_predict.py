@@ -274,6 +274,7 @@ def with_quantiles(factor):
 
 def test_a_signal_on_another_scale_is_warned_of_or_refused(genes, caplog, monkeypatch):
     monkeypatch.setattr(scales, "MIN_VALUES", 1)
+    monkeypatch.setattr(scales, "_chance", lambda values: 1.0)
     predict.predict_expression([with_quantiles(1.1)], genes)
     assert not caplog.text
     predict.predict_expression([with_quantiles(2.0)], genes)

@@ -8,6 +8,14 @@ from epinformer_jax import convert
 from epinformer_jax.analysis import scales
 
 
+def test_the_median_of_few_values_is_rarely_further_off_than_chance_allows():
+    rng = np.random.default_rng(0)
+    for count in (10, 40, 160):
+        off = np.abs(np.median(rng.normal(size=(4000, count)), axis=1))
+        share = np.mean(off > np.log(scales._chance(count)))
+        assert 0.02 < share < 0.08, "two standard errors: about 5 %"
+
+
 def test_stated_quantiles_are_those_of_the_real_k562_tables(shared_data):
     genes, _ = scalar_baselines_k562.gene_examples(shared_data / "k562")
     activity = scalar_baselines_k562.LINK_SIGNALS.index("activity")

@@ -120,7 +120,7 @@ def test_manifest_lists_every_file(tiny):
             )
         }
         expected |= {f"prepared/{cell}/{n}.tsv" for n in ("genes", "elements", "links", "windows")}
-        expected.add(f"prepared/{cell}/genes.json")
+        expected |= {f"prepared/{cell}/{n}.json" for n in ("genes", "windows")}
         expected |= {f"truth/{cell}/{n}.tsv" for n in ("truth", "motifs", "promoters")}
         expected.add(f"truth/{cell}/truth.json")
     assert names == expected | {"manifest.json"}

@@ -46,6 +46,9 @@ def measure(
     return Signals(*counts.values(), *rpm.values(), activity(rpm["dnase"], rpm["h3k27ac"]))
 
 
+WINDOW_LABELS = {"log2_activity": {"name": "log2", "offset": _ACTIVITY_OFFSET}}
+
+
 def label_transform(rpkm: Float64[np.ndarray, " G"]) -> Transform:
     """The label's transform: z(log10(RPKM + 0.1)) over the given genes."""
     return fit_transform("z-log10", rpkm)

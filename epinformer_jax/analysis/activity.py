@@ -66,15 +66,15 @@ def predict_activity(
     strands = [codes, [sequence.reverse_complement(own) for own in codes]]
     strands = strands if average_strands else strands[:1]
     total = int(speaking.sum()) * len(strands)
-    with tqdm(total=total, unit="sequence", disable=not show_progress) as bar:
+    with tqdm(total=total, unit="sequence", disable=None if show_progress else True) as bar:
         for row, (model, mine) in enumerate(zip(models, speaking, strict=True)):
             chosen = np.flatnonzero(mine)
             parts = [_run(model, [own[i] for i in chosen], batch_size, bar) for own in strands]
             values[row, chosen] = np.mean(parts, axis=0)
     table = pd.DataFrame({"name": list(names), info.label: np.nanmean(values, axis=0)})
     transform = info.label_transform
-    if transform.get("name") in _BASES:
-        amount = _BASES[transform["name"]] ** table[info.label] - transform.get("offset", 0)
+    if transform.get("name") in _BASES and "offset" in transform:
+        amount = _BASES[transform["name"]] ** table[info.label] - transform["offset"]
         table["activity"] = amount.clip(lower=0)
     if (speaking.sum(axis=0) > 1).any():
         table["sd"] = np.nanstd(values, axis=0)

@@ -115,7 +115,7 @@ def attribute(
     references = attribution_methods.reference_codes([region.codes for region in regions], job)
     task = _Task(models, regions, references, genes, speaking, average_strands, batch_size)
     total = _rows(task, np.arange(len(regions)))
-    with tqdm(total=total, unit="reference", disable=not show_progress) as bar:
+    with tqdm(total=total, unit="reference", disable=None if show_progress else True) as bar:
         found = _means(task, np.arange(len(regions)), job, bar)
         for _ in range(REFINEMENTS if method == "integrated" else 0):
             rough = np.flatnonzero(_completeness_error(regions, found) > COMPLETE_WITHIN)

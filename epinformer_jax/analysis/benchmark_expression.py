@@ -63,7 +63,7 @@ def compare(
     for predicted in others.values():
         known &= frame.index.isin(predicted.index)
     parts = []
-    for fold in tqdm(fold_table.values(), unit="fold", disable=not show_progress):
+    for fold in tqdm(fold_table.values(), unit="fold", disable=None if show_progress else True):
         train, test = (np.isin(split, getattr(fold, role)) for role in ("train", "test"))
         if not test.any():
             continue

@@ -133,7 +133,7 @@ def compare(
     parts = []
     windows = sum(element.variants["position"].nunique() for element in elements)
     total = 2 * len(models) * windows
-    with tqdm(total=total, unit="window", disable=not show_progress) as bar:
+    with tqdm(total=total, unit="window", disable=None if show_progress else True) as bar:
         for element in elements:
             effects = predict_element(models, element, progress=bar.update)
             (tester,) = ensembles.testing_model(models, [element.chrom])

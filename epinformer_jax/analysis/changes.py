@@ -105,7 +105,7 @@ def run_changes(
     first = np.cumsum(counts) - counts
     befores, afters = [], []
     total = int(speaking[:, counts > 0].sum()) * len(strands)
-    with tqdm(total=total, unit="gene", disable=not show_progress) as bar:
+    with tqdm(total=total, unit="gene", disable=None if show_progress else True) as bar:
         for model, mine in zip(models, speaking, strict=True):
             model = model._replace(variables=jax.device_put(model.variables))
             chosen = np.flatnonzero(mine & (counts > 0))

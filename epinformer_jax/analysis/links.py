@@ -218,7 +218,7 @@ def _scores(
     weight = 1.0 / (speaking.sum(axis=0) * len(strands))
     first = np.cumsum(counts) - counts
     genes_in_all = int(speaking[:, counts > 0].sum()) * len(strands)
-    with tqdm(total=genes_in_all, unit="gene", disable=not show_progress) as bar:
+    with tqdm(total=genes_in_all, unit="gene", disable=None if show_progress else True) as bar:
         for model, mine in zip(models, speaking, strict=True):
             model = model._replace(variables=jax.device_put(model.variables))
             chosen = np.flatnonzero(mine & (counts > 0))

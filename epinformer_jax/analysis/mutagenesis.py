@@ -162,7 +162,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--region", nargs="+", default=[], metavar="PLACE", help="chr:start-end")
     where.add_argument("--windows", type=Path, help="chrom, start, end, optional name")
     where.add_argument(
-        "--step", type=int, metavar="BP", help="distance of windows (default: window / 4)"
+        "--step",
+        type=int,
+        metavar="BP",
+        help="distance of windows, counted from where the region begins; 1: each base in the "
+        "middle of its own window, whatever the region (default: window / 4)",
     )
     where = parser.add_argument_group("what to mutate, of an expression model")
     where.add_argument("--promoter", action="store_true", help="the default for genes")
@@ -172,7 +176,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--activity-model", type=Path, nargs="+", help="for the mode sequence+activity"
     )
     parser.add_argument(
-        "--deletions", type=_sizes, default=(), metavar="BP,...", help="lengths, as 1,5"
+        "--deletions",
+        type=_sizes,
+        default=(),
+        metavar="BP,...",
+        help="lengths, as 1,5; in a region what is right of a deletion or insertion moves",
     )
     parser.add_argument(
         "--insertions",
@@ -295,7 +303,7 @@ def _draw(scans: Sequence[Scan], path: Path) -> None:
             scan.contribution,
             np.asarray(scan.effects),
             scan.one_hot,
-            title=scan.name,
+            title=f"{scan.name}, {scan.fold}",
             unit=scan.label,
             start=scan.start,
         )

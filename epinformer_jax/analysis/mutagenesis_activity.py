@@ -4,7 +4,9 @@ Windows are laid over a stretch so that each position is scored in the one whose
 around a region of a genome they reach into its flanks. A sequence without flanks that is no longer
 than the window stands in its middle, as in `epinformer activity`; over a longer one, windows do not
 reach beyond its ends. Strands are averaged over the whole stretch, so the reverse complement of a
-region gives the mirror image.
+region gives the mirror image: windows are counted from the stretch's first base, and on the other
+strand from its last. So a base's effect depends a little on where its stretch begins, unless each
+base has its own window (a step of 1).
 """
 
 import dataclasses
@@ -104,7 +106,9 @@ def mutate_stretches(
     folds, seen = ensembles.fold_and_training(models, splits, speaking)
     scans = []
     total = int((speaking * np.array([s.length for s in stretches])[None]).sum())
-    with tqdm(total=total * (1 + average_strands), unit="bp", disable=not show_progress) as bar:
+    with tqdm(
+        total=total * (1 + average_strands), unit="bp", disable=None if show_progress else True
+    ) as bar:
         for column, stretch in enumerate(stretches):
             series = edits.series(stretch.length, deletions, insertions)
             parts = []

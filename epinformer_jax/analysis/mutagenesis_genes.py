@@ -123,7 +123,7 @@ def mutate_genes(
     embedded = _Embeddings(models, [own for _, own in strands], sites, speaking, tables, batch_size)
     scans = []
     total = int(speaking.sum()) * len(strands)
-    with tqdm(total=total, unit="sequence", disable=not show_progress) as bar:
+    with tqdm(total=total, unit="sequence", disable=None if show_progress else True) as bar:
         for column, site in enumerate(sites):
             codes = strands[0][1].sequences[site.gene].codes[site.slot]
             factors = _factors(activity_models, codes, splits[column], ensemble, average_strands)

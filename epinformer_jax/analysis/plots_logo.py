@@ -70,9 +70,9 @@ def scan_figure(
 ) -> Figure:
     """A mutagenesis scan: contributions as letters above the effects of all substitutions.
 
-    Up to 400 bases are written out in rows of 100. Of a longer sequence the contributions are bars,
-    and the 100 bases that contribute most are written out below. `start` (0-based) turns positions
-    into those of a genome, shown 1-based; -1: counted from 1 within the sequence.
+    Up to 400 bases are written out in rows of up to 100. Of a longer sequence the contributions are
+    bars, and the 100 bases that contribute most are written out below. `start` (0-based) turns
+    positions into those of a genome, shown 1-based; -1: counted from 1 within the sequence.
 
     Raises:
       ValueError: there is no base.
@@ -82,7 +82,8 @@ def scan_figure(
         raise ValueError("scan_figure: no base to draw, expected at least one")
     offset = max(start, 0) + 1
     if length <= ROW_BASES * MOST_ROWS:
-        stretches = [(at, min(at + ROW_BASES, length)) for at in range(0, length, ROW_BASES)]
+        row = -(-length // -(-length // ROW_BASES))  # rows of about the same length
+        stretches = [(at, min(at + row, length)) for at in range(0, length, row)]
         overview = []
     else:
         sums = np.convolve(np.abs(contribution), np.ones(ROW_BASES), mode="valid")
@@ -122,7 +123,7 @@ def scan_figure(
             pad=0.01,
             shrink=0.8,
         )
-        scale.set_label("Effect of the substitution")
+        scale.set_label("Effect of the substitution" + (f" ({unit})" if unit else ""))
         scale.outline.set_visible(False)
     return figure
 

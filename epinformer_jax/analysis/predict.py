@@ -89,7 +89,7 @@ def predict_expression(
     if average_strands:
         strands.append([sequence.reverse_complement(codes) for codes in own.codes])
     total = len(strands) * sum(len(chosen) for chosen in used)
-    with tqdm(total=total, unit="sequence", disable=not show_progress) as bar:
+    with tqdm(total=total, unit="sequence", disable=None if show_progress else True) as bar:
         for row, (model, mine) in enumerate(zip(models, speaking, strict=True)):
             embedded = _embed(model, strands, used[row], kmer_table, batch_size, bar)
             for embeddings in embedded:

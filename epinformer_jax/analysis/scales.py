@@ -4,6 +4,7 @@ Checkpoints hold quantiles of the training genes' raw signals. The ratio of the 
 says how far off a signal is: counts instead of RPM, another normalisation, another assay.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,9 +26,9 @@ _AMOUNTS = ("activity", "contact", "dnase", "h3k27ac")
 def compare(model: Model, genes: GeneInputs) -> pd.DataFrame:
     """One row a signal the model uses: its quantile here and in training, and their ratio.
 
-    Columns: signal, quantile, here, training, ratio. Only amounts (activity, contact and the like)
-    have a scale to compare; signals with fewer than 10 values, or without stored quantiles, are
-    left out.
+    Columns: signal, quantile, here, training, ratio, values (their number). Only amounts
+    (activity, contact and the like) have a scale to compare; signals with fewer than 10 values, or
+    without stored quantiles, are left out.
     """
     rows = []
     for name in _amounts(features.from_dict(model.info.schema)):
@@ -38,15 +39,17 @@ def compare(model: Model, genes: GeneInputs) -> pd.DataFrame:
         level = next((i for i in _LEVELS if here[i] > 0 and stored[i] > 0), None)
         if level is not None:
             ratio = here[level] / stored[level]
-            rows.append((name, QUANTILES[level], here[level], stored[level], ratio))
-    return pd.DataFrame(rows, columns=["signal", "quantile", "here", "training", "ratio"])
+            rows.append((name, QUANTILES[level], here[level], stored[level], ratio, len(values)))
+    columns = ["signal", "quantile", "here", "training", "ratio", "values"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def check(models: Sequence[Model], genes: GeneInputs, *, force: bool) -> None:
-    """Warns of signals off by more than 1.5 times, refuses those off by more than 4 times.
+    """Warns of signals off by more than 1.5 times, refuses those off by more than 4 times; few
+    values, as those of a single gene, may be further off (`_chance`).
 
     Raises:
-      ValueError: a signal is more than 4 times larger or smaller than in training, without `force`.
+      ValueError: a signal is so much larger or smaller than in training, without `force`.
     """
     if not any(model.info.feature_quantiles for model in models):
         logging.warning(
@@ -61,13 +64,20 @@ def check(models: Sequence[Model], genes: GeneInputs, *, force: bool) -> None:
             f"{row.signal}: quantile {row.quantile:g} is {row.here:.4g} here and "
             f"{row.training:.4g} in training, {row.ratio:.3g} times"
         )
-        if off > REFUSE_BEYOND and not force:
+        if off > REFUSE_BEYOND * _chance(row.values) and not force:
             raise ValueError(
                 f"{told}; the model would read it wrongly: bring it to the training scale, or pass "
                 "--force to predict all the same"
             )
-        if off > WARN_BEYOND:
+        if off > WARN_BEYOND * _chance(row.values):
             logging.warning("%s; predictions will be shifted", told)
+
+
+def _chance(values: int) -> float:
+    """How far off a median of so many values may be: two standard errors, where logarithms of
+    signals scatter by about 1.
+    """
+    return math.exp(2 * 1.25 / math.sqrt(values))
 
 
 def _amounts(schema: FeatureSchema) -> list[str]:

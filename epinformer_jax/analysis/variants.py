@@ -90,7 +90,7 @@ def score_variants(
         activity_models, variants, used, split_of, genome, average_strands, ensemble, batch_size
     )
     total = sum(int(speaking[:, gene].sum()) for _, gene in {hit[:2] for hit in hits})
-    with tqdm(total=total, unit="gene", disable=not show_progress) as bar:
+    with tqdm(total=total, unit="gene", disable=None if show_progress else True) as bar:
         pairs, effects = variant_effects.expression_changes(
             models,
             speaking,

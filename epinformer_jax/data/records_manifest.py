@@ -85,7 +85,8 @@ class Manifest:
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names:
             raise ValueError(
-                f"{where}: fields {sorted(set(values) ^ names)} are unknown or missing"
+                f"{where}: fields {sorted(set(values) ^ names)} are unknown or missing; build the "
+                "dataset again"
             )
         if not _are_splits(values["splits"]):
             raise ValueError(

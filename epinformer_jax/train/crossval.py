@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from epinformer_jax.data import features as features_lib
 from epinformer_jax.data import folds as folds_lib
-from epinformer_jax.data import label_scale, loader
+from epinformer_jax.data import loader
 from epinformer_jax.data.folds import Fold
 from epinformer_jax.data.records import Manifest
 from epinformer_jax.model import functional
@@ -33,6 +33,7 @@ from epinformer_jax.train import (
     distributed,
     encoder_cache,
     evaluation,
+    label_transforms,
     loop,
     networks,
     rundir,
@@ -67,7 +68,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> os.Pat
     workdir = rundir.folder(workdir)
     needs_windows = config.task == "activity" or config.encoder.source == "pretrain"
     networks.check(config)
-    _stated_transform(config)
+    label_transforms.stated(config)
     evaluation.read_ceiling(config.data.ceiling)
     genes = read_genes(config) if config.task == "expression" else None
     windows = read_windows(config) if needs_windows else None
@@ -143,6 +144,7 @@ def _train_activity(config, fold: Fold, windows: Windows, place: Place):
     info = ModelInfo(
         model=model,
         label=config.data.activity_label,
+        label_transform=label_transforms.of_activity(config, windows.manifest),
         chromosomes=_chromosomes(fold, windows.manifest),
         fold=fold.name,
         genome=config.data.genome,
@@ -268,25 +270,6 @@ def expression_objective(config, genes: Genes) -> tasks.Objective:
     )
 
 
-def _stated_transform(config) -> dict[str, Any]:
-    """How the label was made, by the configuration; empty where it leaves that to the data.
-
-    Raises:
-      ValueError: it is stated in a way that is not known.
-    """
-    stated = config.data.label_transform
-    try:
-        return label_scale.read_transform(stated) if stated else {}
-    except ValueError as error:
-        raise ValueError(f"config.data.label_transform: {error}") from None
-
-
-def _label_transform(config, manifest: Manifest) -> dict[str, Any]:
-    """How the label was made, as the model will say it: as configured, else as the data say."""
-    made = _stated_transform(config) or manifest.label_transforms.get(config.data.label, {})
-    return {"unit": config.data.label_unit, **made}
-
-
 def _train_stage(config, fold: Fold, stage: _Stage, start: Variables, with_cache):
     genes, place = stage.genes, stage.place
     objective, examples = expression_objective(config, genes), with_cache(genes)
@@ -295,7 +278,7 @@ def _train_stage(config, fold: Fold, stage: _Stage, start: Variables, with_cache
         model=objective.model,
         schema=genes.schema.to_dict(),
         label=config.data.label,
-        label_transform=_label_transform(config, genes.manifest),
+        label_transform=label_transforms.of_expression(config, genes.manifest),
         unknown_base=genes.schema.unknown_base,
         element_rule={**genes.manifest.element_rule, "max_elements": config.model.max_elements},
         chromosomes=_chromosomes(fold, genes.manifest),

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 import os
+import sys
 import time
 from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
@@ -256,7 +257,7 @@ def _bar(name: str, done: int, total: int) -> tqdm:
         initial=done,
         desc=name,
         unit="step",
-        mininterval=1.0,
+        mininterval=1.0 if sys.stderr.isatty() else 60.0,  # a log file wants few lines
         dynamic_ncols=True,
         disable=not distributed.is_lead(),
     )
