@@ -1,4 +1,4 @@
-"""How the labels that a run trains on were made, as its models will say it (data/label_scale.py)."""
+"""How the labels that a run trains on were made, in the words of data/label_scale.py."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def of_expression(config, manifest: Manifest) -> dict[str, Any]:
 
 
 def of_activity(config, manifest: Manifest) -> dict[str, Any]:
-    """The activity label's transform, as the data say; of `log2_activity` at least its logarithm."""
+    """The activity label's transform, as the data say; of `log2_activity` at least the base."""
     label = config.data.activity_label
     known = {"name": "log2"} if label == LOG2_LABEL else {}
     return manifest.label_transforms.get(label, known)
