@@ -46,7 +46,6 @@ class Contenders:
     def __init__(self, side: str, setting):
         self.setting = setting
         self.jobs = {}
-        logging.set_verbosity(logging.ERROR)
         for name in SIDES[side]:
             self.jobs |= importlib.import_module(name).JOBS
         self.prepared = {}
@@ -99,6 +98,7 @@ def main() -> None:
     os.dup2(2, 1)
     from tests.benchmarks.setting import Setting
 
+    logging.set_verbosity(logging.ERROR)  # of this process alone
     contenders = Contenders(side, Setting.from_text(text))
     for line in sys.stdin:
         request = json.loads(line)
