@@ -5,11 +5,13 @@ Workers are stand-ins that answer as tests/benchmarks/child.py does; nothing her
 
 import ast
 import contextlib
+import dataclasses
 import json
 import pathlib
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -155,7 +157,7 @@ def test_nothing_is_timed_where_numbers_disagree():
 def small_bench(monkeypatch, tmp_path):
     """The command with one line, stand-ins for its processes and a few genes."""
 
-    def run(*arguments, packed=(1.0, 2.0), memory_growth=10):
+    def run(*arguments, packed=(1.0, 2.0), memory_growth=10, measured_lines=(ONE_LINE,)):
         @contextlib.contextmanager
         def workers(sides, setting, env):
             yield stand_ins(packed)
@@ -178,7 +180,7 @@ def small_bench(monkeypatch, tmp_path):
         monkeypatch.setattr(bench.occupancy, "k562", lambda folder: genes)
         monkeypatch.setattr(bench.children, "workers", workers)
         monkeypatch.setattr(bench.children, "once", once)
-        monkeypatch.setattr(bench, "LINES", (ONE_LINE,))
+        monkeypatch.setattr(bench, "LINES", measured_lines)
         return bench.main(["--out", str(tmp_path / "out"), "--seconds", "0", *arguments])
 
     return run
@@ -206,6 +208,37 @@ def test_a_disagreement_fails_and_prints_no_time(small_bench, capsys):
     assert small_bench("--only", "forward_4", packed=(1.0, 3.0)) == 1
     printed = capsys.readouterr().out
     assert "ERROR forward_4: packed" in printed and "40.0x" not in printed
+
+
+def test_lines_without_a_target_are_measured_again_only_while_there_is_time(
+    small_bench, monkeypatch, tmp_path, capsys
+):
+    plain = dataclasses.replace(ONE_LINE, name="forward_16")
+    aimed = lines.Target("packed", 20, allocator="default")
+    wanted = dataclasses.replace(ONE_LINE, targets=(*ONE_LINE.targets, aimed))
+    took = {"forward_4": 60.0, "forward_16": 60.0}
+    now = [0.0]
+
+    class Clocked(bench.Bench):
+        def line(self, line, workers, allocator, *, share):
+            now[0] += took[line.name]
+            return super().line(line, workers, allocator, share=share)
+
+    monkeypatch.setattr(bench, "Bench", Clocked)
+    monkeypatch.setattr(bench.time, "monotonic", lambda: now[0])
+    assert small_bench("--minutes", "3", measured_lines=(plain, wanted)) == 0
+    found = json.loads((tmp_path / "out" / "bench.json").read_text())
+    measured_lines = [(line["line"], line["allocator"]) for line in found["lines"]]
+    assert measured_lines == [
+        ("forward_16", "hugetlb"),
+        ("forward_4", "hugetlb"),
+        ("forward_4", "default"),
+    ]
+    assert found["left_out"] == ["forward_16, default"]
+    assert "left out for want of time: forward_16, default" in capsys.readouterr().out
+    again = found["lines"][2]
+    assert lines.BETTER_LAYOUT not in again["contenders"]
+    assert [target["at_least"] for target in again["targets"]] == [20]
 
 
 def test_quick_measures_one_allocator_and_no_sweep(small_bench, tmp_path):
@@ -250,6 +283,26 @@ def test_a_worker_prepares_checks_runs_and_drops(monkeypatch):
     assert len(contenders.run("mine", 2)["seconds"]) == 2
     assert contenders.next_run["mine"] == 3
     assert contenders.drop("mine") == {} and closed == [1]
+
+
+def test_a_dropped_contender_leaves_no_compiled_programs_behind():
+    program = jax.jit(lambda x: x + 1)
+    program(1.0)
+    contenders = child.Contenders.__new__(child.Contenders)
+    contenders.prepared = {}
+    assert program._cache_size() == 1
+    contenders.drop("mine")
+    assert program._cache_size() == 0
+
+
+def test_a_gene_with_an_element_that_fills_the_window_is_found(tmp_path):
+    genes = occupancy.k562(tmp_path / "absent")
+    setting = types.SimpleNamespace(genes=genes)
+    gene, slot = inputs.gene_with_long_element(setting, 15)
+    assert genes.counts[gene] == 15
+    assert genes.length[genes.element[genes.first[gene] + slot - 1]] == 2000
+    with pytest.raises(ValueError, match="no gene with 70 elements"):
+        inputs.gene_with_long_element(setting, 70)
 
 
 def test_made_up_genes_keep_the_published_rule(tmp_path):

@@ -102,10 +102,10 @@ def predict_activity(
         chosen = list(windows[first : first + at_once])
         filled = [*chosen, *[chosen[0]] * (at_once - len(chosen))]
         own = refer(variables, *arrays(filled, unknown))
-        reference[first : first + len(chosen)] = own.answer[: len(chosen)]
+        reference[first : first + len(chosen)] = np.asarray(own.answer)[: len(chosen)]
 
         def call(batch: Batch, table: Table | None, own=own):
-            return change(variables, own, batch.tiles(), table)[None]
+            return np.asarray(change(variables, own, batch.tiles(), table))[None]
 
         part = changed[None, first : first + len(chosen)]
         fill(part, chosen, config, table, call)

@@ -14,6 +14,8 @@ from tests.benchmarks.rounds import Disagreement
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # GLIBC_TUNABLES is read when a process starts, so each setting needs processes of its own.
 ALLOCATORS = {"hugetlb": "glibc.malloc.hugetlb=1", "default": None}
+# For numbers alone: programs are compiled in half the time and are slower.
+QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false"
 COMPILATION_CACHE = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from tests.benchmarks import occupancy
 from tests.benchmarks.setting import Setting
 
 CHECKED_MUTANTS = 64  # of a whole element, compared with the reference; it scores them at once
@@ -17,6 +18,21 @@ def gene_with(setting: Setting, elements: int) -> int:
       ValueError: there is none.
     """
     return int(genes_with(setting, elements, 1)[0])
+
+
+def gene_with_long_element(setting: Setting, elements: int) -> tuple[int, int]:
+    """A gene with that many elements of which one fills the window, and that element's slot.
+
+    Raises:
+      ValueError: there is none.
+    """
+    genes = setting.genes
+    for gene in np.flatnonzero(genes.counts == elements).tolist():
+        own = genes.element[genes.first[gene] : genes.first[gene + 1]]
+        is_long = genes.length[own] == occupancy.WINDOW_BP
+        if is_long.any():
+            return gene, 1 + int(np.argmax(is_long))
+    raise ValueError(f"no gene with {elements} elements has one of {occupancy.WINDOW_BP:,} bases")
 
 
 def genes_with(setting: Setting, elements: int, count: int) -> Int[np.ndarray, "K"]:

@@ -31,17 +31,17 @@ def window_mutagenesis(setting: Setting, *, window_bp: int, kmer_table: bool = F
 
 
 def gene_mutagenesis(setting: Setting, *, elements: int, kmer_table: bool = False) -> Prepared:
-    """Every substitution of a gene's promoter, scored by the expression model."""
+    """Every substitution of a long element of a gene, scored by the expression model."""
     table, one_off = _table(setting, "expression", wanted=kmer_table)
     model = models.expression_model(setting)
-    gene = inputs.gene_with(setting, elements)
+    gene, slot = inputs.gene_with_long_element(setting, elements)
     genes = models.gene_inputs(setting, np.array([gene]))
-    codes = setting.data.sequences[gene].codes[0]
+    codes = setting.data.sequences[gene].codes[slot]
     chosen = inputs.spread(3 * len(codes), inputs.CHECKED_MUTANTS)
 
     def run(index: int) -> list[float]:
         (scan,) = mutagenesis_genes.mutate_genes(
-            [model], genes, [Site(0, 0)], ensemble="all", tables={model.name: table}
+            [model], genes, [Site(0, slot)], ensemble="all", tables={model.name: table}
         )
         return _mutants(scan.effects + scan.reference[None], codes)[chosen].tolist()
 

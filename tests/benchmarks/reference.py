@@ -95,15 +95,15 @@ def window_mutagenesis(setting: Setting, *, window_bp: int) -> Prepared:
 
 
 def gene_mutagenesis(setting: Setting, *, elements: int, literal: bool = False) -> Prepared:
-    """Substitutions of a gene's promoter, each scored by the expression model, some of them only.
+    """Substitutions of a long element of a gene, each scored by the expression model, some only.
 
     The loop that is timed embeds 64 mutants at once and takes the other elements from a cache;
     `literal` runs the whole model on one mutant. Work is the part of all mutants that a run makes.
     """
     model = expression_model(setting, "published")
-    gene = inputs.gene_with(setting, elements)
+    gene, slot = inputs.gene_with_long_element(setting, elements)
     data = dense(setting.data, np.array([gene]))
-    codes = setting.data.sequences[gene].codes[0]
+    codes = setting.data.sequences[gene].codes[slot]
     every = inputs.mutants(codes)
     chosen = inputs.spread(len(every), inputs.CHECKED_MUTANTS)
     arrays = _tensors(data, "published")[1:4]
@@ -116,14 +116,14 @@ def gene_mutagenesis(setting: Setting, *, elements: int, literal: bool = False) 
         with torch.inference_mode():
             own = _embedded(model, changed[:, None])[:, 0]
             slots = others.repeat(len(chosen), 1, 1)
-            slots[:, 0] = own
+            slots[:, slot] = own
             repeated = [a.expand(len(chosen), *a.shape[1:]) for a in arrays]
             return _interact(model, slots, *repeated).tolist()
 
     def whole(index: int) -> list[float]:
         with torch.inference_mode():
             mutant = bases.clone()
-            mutant[0, 0] = changed[index % len(chosen)]
+            mutant[0, slot] = changed[index % len(chosen)]
             return model(_laid_out(mutant, "published"), *arrays)[0].tolist()
 
     return Prepared(whole if literal else cached, (1 if literal else len(chosen)) / len(every))

@@ -196,6 +196,8 @@ def _notes(found: dict[str, Any]) -> list[str]:
     )
     if busiest > 0.1:
         notes.append(f"other processes kept up to {busiest:.1f} CPUs busy: not a quiet machine")
+    if found.get("left_out"):
+        notes.append(f"left out for want of time: {'; '.join(found['left_out'])}")
     if "sweep" in found:
         notes.append(_sweep_text(found))
     if "accelerator" in found:

@@ -23,10 +23,10 @@ from tests.benchmarks import expression
 from tests.benchmarks.inputs import gene_with
 from tests.benchmarks.setting import SLOTS, Setting
 
-GENES = (1, 2, 4, 8, 16, 32)
+GENES = (1, 4, 16, 32)
 ELEMENTS = (0, 5, 15, 30, 60)
 LENGTHS_BP = (500, 1000, 1500, 2000)
-SLOT_COUNTS = (16, 31, 61, 121)
+SLOT_COUNTS = (16, 61, 121)
 LENGTH_ELEMENTS, SLOT_ELEMENTS = 20, 15
 RUNS = 5
 
