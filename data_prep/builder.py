@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data_prep import expression, plans
 from data_prep.contig_names import NoCommonContig, rename_contigs
 from data_prep.split_writers import Storage, Writer, processes, write_here
-from epinformer_jax.data import atomic, elements, records, tables
+from epinformer_jax.data import atomic, elements, gene_examples, records, tables
 from epinformer_jax.data.elements import ElementRule
 from epinformer_jax.data.genome import Genome
 from epinformer_jax.data.records import Manifest
@@ -99,7 +99,7 @@ def build(
             frame = tables.read_genes(
                 genes, labels=labels, allow_missing_labels=allow_missing_labels
             )
-            pairs = plans.no_links() if links is None else tables.read_links(links, frame)
+            pairs = gene_examples.no_links() if links is None else tables.read_links(links, frame)
             frame, pairs = _as_in_fasta(frame, genome), _as_in_fasta(pairs, genome)
             plan, counts, dropped = plans.plan_genes(
                 frame, pairs, genome, split_of, rule, promoter_bp

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from epinformer_jax.data import chromosomes, elements, sequence, tables
+from epinformer_jax.data import chromosomes, elements, gene_examples, sequence, tables
 from epinformer_jax.data.elements import ElementRule
 from epinformer_jax.data.genome import Genome
 from epinformer_jax.data.records import GeneExample, Manifest, WindowExample
@@ -66,37 +66,16 @@ class GenePlan:
         """Yields the genes of one split by contig, TSS and identifier."""
         genes = self.genes[self.genes["split"] == split]
         links = self.links[self.links["gene_id"].isin(genes["gene_id"])]
-        rows_of_gene = links.groupby("gene_id", sort=False).indices
-        signals = links[list(self.link_signal_names)].to_numpy(np.float32)
-        starts, ends, distances = (
-            links[name].to_numpy(np.int64) for name in ("start", "end", "distance")
+        return gene_examples.of_tables(
+            genes,
+            links,
+            genome,
+            rule=self.rule,
+            promoter_bp=self.promoter_bp,
+            link_signal_names=self.link_signal_names,
+            gene_signal_names=self.gene_signal_names,
+            label_names=self.label_names,
         )
-        gene_signals = genes[list(self.gene_signal_names)].to_numpy(np.float32)
-        labels = genes[list(self.label_names)].to_numpy(np.float32)
-        half = self.promoter_bp // 2
-        for number, gene in enumerate(genes.itertuples(index=False)):
-            rows = rows_of_gene.get(gene.gene_id, np.empty(0, np.int64))
-            bounds = [
-                elements.crop(int(starts[row]), int(ends[row]), self.rule.window_bp) for row in rows
-            ]
-            parts = [genome.fetch(gene.chrom, start, end) for start, end in bounds]
-            yield GeneExample(
-                gene_id=gene.gene_id,
-                gene_name=gene.gene_name,
-                chrom=gene.chrom,
-                split=split,
-                tss=int(gene.tss),
-                strand=gene.strand,
-                promoter=genome.fetch(gene.chrom, int(gene.tss) - half, int(gene.tss) + half),
-                element_start=starts[rows],
-                element_end=ends[rows],
-                element_length=np.array([part.size for part in parts], np.int32),
-                element_sequence=np.concatenate([np.empty(0, np.uint8), *parts]),
-                distance_bp=distances[rows],
-                link_signals=signals[rows],
-                gene_signals=gene_signals[number],
-                labels=labels[number],
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,8 +159,8 @@ def plan_genes(
       ValueError: a contig is unknown, or a TSS or element lies beyond its contig's end; names file
         and line.
     """
-    _check_on_genome(genes, genome, "tss")
-    _check_on_genome(links, genome, "start")
+    gene_examples.check_on_genome(genes, genome, "tss")
+    gene_examples.check_on_genome(links, genome, "start")
     kept, left_out = elements.select(links, rule)
     half = promoter_bp // 2
     plan = GenePlan(
@@ -189,8 +168,8 @@ def plan_genes(
         links=kept,
         rule=rule,
         promoter_bp=promoter_bp,
-        link_signal_names=_present(links, tables.LINK_SIGNALS, tables.OPTIONAL_LINK_SIGNALS),
-        gene_signal_names=_present(genes, tables.GENE_SIGNALS, tables.OPTIONAL_GENE_SIGNALS),
+        link_signal_names=gene_examples.link_signals(links),
+        gene_signal_names=gene_examples.gene_signals(genes),
         label_names=genes.attrs["labels"],
     )
     counts = {
@@ -228,7 +207,7 @@ def plan_windows(
     else:
         if genome is None:
             raise ValueError(f"{windows.attrs['path']}: windows given by coordinates need --fasta")
-        _check_on_genome(windows, genome, "start")
+        gene_examples.check_on_genome(windows, genome, "start")
         past_end = _past_end(windows["chrom"], windows["start"], windows["end"], genome)
     placed = _with_split(windows, split_of, has_own_split="split" in windows)
     plan = WindowPlan(_sorted(placed, ["start"]), windows.attrs["labels"])
@@ -238,32 +217,6 @@ def plan_windows(
         "missing_labels": int(windows[list(plan.label_names)].isna().to_numpy().sum()),
     }
     return plan, counts
-
-
-def no_links() -> pd.DataFrame:
-    """An empty table of links: genes by their promoters alone."""
-    text = ("gene_id", "chrom")
-    numbers = ("start", "end", "distance", *tables.LINK_SIGNALS)
-    columns = {name: pd.Series(dtype=str) for name in text}
-    return pd.DataFrame(columns | {name: pd.Series(dtype=np.int64) for name in numbers})
-
-
-def _check_on_genome(frame: pd.DataFrame, genome: Genome, position: str) -> None:
-    lengths = frame["chrom"].map(genome.contigs).astype(np.float64)
-    unknown = np.flatnonzero(lengths.isna())
-    if unknown.size:
-        try:
-            genome.require(frame["chrom"].iloc[unknown[0]])
-        except ValueError as error:
-            raise ValueError(f"{tables.where(frame, unknown[0])}: {error}") from None
-    beyond = np.flatnonzero(frame[position] >= lengths)
-    if beyond.size:
-        row = beyond[0]
-        raise ValueError(
-            f"{tables.where(frame, row)}: {position} {frame[position].iloc[row]} is beyond the "
-            f"end of {frame['chrom'].iloc[row]} ({int(lengths.iloc[row])} bp in {genome.path}); "
-            "is the FASTA of another assembly?"
-        )
 
 
 def _past_end(chroms: pd.Series, starts: pd.Series, ends: pd.Series, genome: Genome) -> int:
@@ -294,12 +247,6 @@ def _sorted(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     keys = frame[list(columns)].assign(chrom=frame["chrom"].map(ranks))
     order = keys.reset_index(drop=True).sort_values(["chrom", *columns], kind="stable").index
     return frame.iloc[order].reset_index(drop=True)
-
-
-def _present(
-    frame: pd.DataFrame, always: Sequence[str], optional: Sequence[str]
-) -> tuple[str, ...]:
-    return (*always, *(name for name in optional if name in frame))
 
 
 def _dropped_links(links: pd.DataFrame) -> pd.DataFrame:

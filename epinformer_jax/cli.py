@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from epinformer_jax import messages
+from epinformer_jax import launch, messages
 
 
 def _convert() -> ModuleType:
@@ -176,5 +176,11 @@ def _overview() -> str:
     )
 
 
+def program() -> int:
+    """Entry point of `epinformer`."""
+    launch.with_huge_pages()
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -11,7 +11,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from epinformer_jax import messages
+from epinformer_jax import launch, messages
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; see configs/.", lock_config=True
@@ -136,4 +136,5 @@ def run() -> None:
 
 
 if __name__ == "__main__":
+    launch.with_huge_pages()
     run()

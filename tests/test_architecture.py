@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "epinformer_jax.main": EVERYTHING,
     "epinformer_jax.cli": EVERYTHING,
     "epinformer_jax.config": (),
+    "epinformer_jax.launch": (),
     "epinformer_jax.messages": (),  # quiets third-party loggers for the two commands
     # The converter is three files: the command, reading the zip, and the table of names.
     "epinformer_jax.convert": (

@@ -12,7 +12,7 @@ import tiny_models
 from epinformer_jax.analysis import distinct, ensembles
 from epinformer_jax.data import batches, sequence
 from epinformer_jax.data.batches import Sequences
-from epinformer_jax.model import functional
+from epinformer_jax.model import functional, kmers
 from epinformer_jax.model.architecture import ExpressionConfig
 from epinformer_jax.train.checkpoint import ModelInfo
 
@@ -70,7 +70,7 @@ def test_each_sequence_stands_once_and_every_slot_finds_its_own(genes):
     assert set(some) == {*own.of_slot[3], *own.of_slot[5]} and (np.diff(some) > 0).all()
 
 
-@pytest.mark.parametrize("kmer_table", ["off", "on"])
+@pytest.mark.parametrize("kmer_table", ["off", "on", "small"])
 def test_embeddings_equal_the_dense_encoder(model, genes, kmer_table):
     codes = distinct.distinct(genes).codes
     assert any((own == 0).any() for own in codes)
@@ -144,17 +144,26 @@ def test_sequences_are_dealt_to_few_shapes_without_loss():
 def test_a_table_is_made_where_it_pays_and_memory_allows(model, monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr(distinct, "_free_bytes", lambda: 1e12)
-    many = 10**6  # the tiny table costs far less than the published one
-    assert distinct.kmer_table(model, 10, "auto") is None
+    many = 10**6  # the tiny tables cost far less than the published ones
+    assert distinct.kmer_table(model, 0, "auto") is None
     assert distinct.kmer_table(model, many, "off") is None
     table = distinct.kmer_table(model, many, "auto")
     assert table.values.shape == (4**6, 3) and "k-mer table of 4096 rows" in caplog.text
     monkeypatch.setattr(distinct, "_free_bytes", lambda: 1000.0)
-    assert distinct.kmer_table(model, many, "auto") is None
+    assert isinstance(distinct.kmer_table(model, many, "auto"), kmers.Taps)
     assert "no k-mer table" in caplog.text
+    monkeypatch.setattr(distinct.jax, "default_backend", lambda: "gpu")
+    assert distinct.kmer_table(model, many, "auto") is None  # its convolutions are faster
     assert distinct.kmer_table(model, many, "on") is not None
-    with pytest.raises(ValueError, match="known are auto, on, off"):
+    with pytest.raises(ValueError, match="known are auto, on, small, off"):
         distinct.kmer_table(model, many, "maybe")
+
+
+def test_taps_are_made_once_for_a_model(model):
+    first = distinct.kmer_table(model, 1, "small")
+    assert distinct.kmer_table(model, 1, "small") is first
+    other = model._replace(variables=jax.tree.map(lambda x: x + 1, model.variables))
+    assert distinct.kmer_table(other, 1, "small") is not first
 
 
 def test_a_stem_of_one_base_has_no_table():

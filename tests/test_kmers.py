@@ -38,9 +38,9 @@ def weights(stem_width, model=tiny_models.EXPRESSION):
 
 
 @functools.cache
-def table_of(stem_width):
+def table_of(stem_width, build=kmers.build):
     with jax.enable_x64(True):
-        return kmers.build(config_with(stem_width), weights(stem_width))
+        return build(config_with(stem_width), weights(stem_width))
 
 
 def packed(codes, width, capacity, window=64):
@@ -48,7 +48,7 @@ def packed(codes, width, capacity, window=64):
     return packing.PackedRows(**rows)
 
 
-def first_blocks(stem_width, rows, *, unknown=0.25, unknown_kmers=0):
+def first_blocks(stem_width, rows, *, build=kmers.build, unknown=0.25, unknown_kmers=0):
     """Of one group of rows, by the table and by the encoder's layers."""
     config = config_with(stem_width)
 
@@ -69,7 +69,7 @@ def first_blocks(stem_width, rows, *, unknown=0.25, unknown_kmers=0):
         assert (by_table.start, by_table.bases) == (groups[0].start // 2, 2)
         return by_table.x, first_block(encoder, groups)
 
-    return both(weights(stem_width), table_of(stem_width), rows)
+    return both(weights(stem_width), table_of(stem_width, build), rows)
 
 
 def first_block(encoder, groups):
@@ -82,20 +82,24 @@ def first_block(encoder, groups):
 
 @pytest.mark.parametrize("stem_width", STEM_WIDTHS)
 @pytest.mark.parametrize("width", [64, 48])
-def test_first_block_by_table_equals_the_layers_for_every_length_and_place(stem_width, width):
+@pytest.mark.parametrize("build", [kmers.build, kmers.build_taps])
+def test_first_block_by_table_equals_the_layers_for_every_length_and_place(
+    build, stem_width, width
+):
     """Both parities of start and end, whole windows, elements shorter than a k-mer."""
     longest = 64 if width == 64 else 48 - 2 * config_with(stem_width).encoder.reach_bp - 1
     rng = np.random.default_rng(stem_width)
     codes = [tiny_inputs.random_codes(rng, n, 0.0) for n in range(1, longest + 1)]
     with jax.enable_x64(True):
-        got, expected = first_blocks(stem_width, packed(codes, width, len(codes)))
+        got, expected = first_blocks(stem_width, packed(codes, width, len(codes)), build=build)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
     assert np.ptp(np.asarray(got), axis=0).max() > 0.1
 
 
 @pytest.mark.parametrize("unknown", [0.25, 0.0])
 @pytest.mark.parametrize("stem_width", STEM_WIDTHS)
-def test_unknown_bases_are_computed(stem_width, unknown):
+@pytest.mark.parametrize("build", [kmers.build, kmers.build_taps])
+def test_unknown_bases_are_computed(build, stem_width, unknown):
     """Single ones, runs, whole elements, next to either end."""
     rng = np.random.default_rng(9)
     codes = [tiny_inputs.random_codes(rng, n, 0.1) for n in (64, 63, 31, 30, 8, 3)]
@@ -103,7 +107,7 @@ def test_unknown_bases_are_computed(stem_width, unknown):
     codes[0][20:40] = 0
     with jax.enable_x64(True):
         got, expected = first_blocks(
-            stem_width, packed(codes, 64, 8), unknown=unknown, unknown_kmers=200
+            stem_width, packed(codes, 64, 8), build=build, unknown=unknown, unknown_kmers=200
         )
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
 

@@ -239,11 +239,12 @@ def test_a_table_of_kmers_changes_no_prediction(genes):
     one = model(dataclasses.replace(EXPRESSION, encoder=encoder), seed=5)
     results = [
         predict.predict_expression([one], genes, average_strands=True, kmer_table=choice)
-        for choice in ("off", "on")
+        for choice in ("off", "on", "small")
     ]
     for name, column in (("predictions", "prediction"), ("attention", "attention")):
-        expected, got = (getattr(result, name)[column] for result in results)
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+        expected, *others = (getattr(result, name)[column] for result in results)
+        for got in others:
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
 
 def test_columns_of_the_genes_table_are_carried_through(paths, tmp_path):

@@ -135,7 +135,7 @@ class Model:
           average_strands: mean of all sequences as they are and all reverse-complemented.
           ensemble: who predicts a gene where several models are loaded.
           force: predict although signals are on another scale than in training.
-          kmer_table: auto, on or off; see `analysis.predict.predict_expression`.
+          kmer_table: auto, on, small or off; see `analysis.predict.predict_expression`.
 
         Raises:
           ValueError: this is an activity model, a table is wrong (named with its line), or a signal

@@ -22,7 +22,7 @@ from epinformer_jax.data import features, sequence
 from epinformer_jax.data.batches import Sequences
 from epinformer_jax.data.features import FeatureSchema
 from epinformer_jax.data.loader import GeneSet
-from epinformer_jax.model.kmers import Table
+from epinformer_jax.model.kmers import Table, Taps
 
 Codes = UInt8[np.ndarray, "_"]
 # What a dose multiplies: activity is sqrt(DNase x H3K27ac), so both scale as it does.
@@ -74,7 +74,7 @@ class Run:
       changes: all of them on all elements.
       swaps: sequences that changes name.
       batch_size: genes encoded at once.
-      kmer_table: auto, on or off, as `distinct.kmer_table` takes it.
+      kmer_table: what answers for the first block, see `distinct.kmer_table`.
       tables: tables that are there already, by model name.
     """
 
@@ -84,7 +84,7 @@ class Run:
     swaps: Mapping[str, Codes]
     batch_size: int
     kmer_table: KmerTable = "auto"
-    tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
+    tables: Mapping[str, Table | Taps] = dataclasses.field(default_factory=dict)
 
 
 def run_changes(
@@ -107,13 +107,13 @@ def run_changes(
     total = int(speaking[:, counts > 0].sum()) * len(strands)
     with tqdm(total=total, unit="gene", disable=None if show_progress else True) as bar:
         for model, mine in zip(models, speaking, strict=True):
-            model = model._replace(variables=jax.device_put(model.variables))
             chosen = np.flatnonzero(mine & (counts > 0))
             before = np.full(len(counts), np.nan)
             after = np.full((len(run.changes), int(counts.sum())), np.nan)
             table = run.tables.get(model.name) or _table(run, model, strands, chosen)
             for turned, data in enumerate(strands):
-                found = _one_strand(run, model, table, data, chosen, bool(turned))
+                on_device = model._replace(variables=jax.device_put(model.variables))
+                found = _one_strand(run, on_device, table, data, chosen, bool(turned))
                 for gene, reference, values in found:
                     inside = slice(first[gene], first[gene] + counts[gene])
                     sofar = (before[gene], after[:, inside]) if turned else (0.0, 0.0)
@@ -126,7 +126,7 @@ def run_changes(
     return _over_models(np.stack(befores), np.stack(afters), counts, speaking)
 
 
-def _table(run: Run, model: Model, strands: Sequence[GeneSet], chosen) -> Table | None:
+def _table(run: Run, model: Model, strands: Sequence[GeneSet], chosen) -> Table | Taps | None:
     """A k-mer table, where it is wanted for the genes' distinct sequences."""
     codes = {own.tobytes() for i in chosen for own in strands[0].sequences[i].codes}
     bases = len(strands) * sum(map(len, codes))
@@ -151,7 +151,7 @@ def _over_models(befores, afters, counts, speaking) -> Effects:
 def _one_strand(
     run: Run,
     model: Model,
-    table: Table | None,
+    table: Table | Taps | None,
     data: GeneSet,
     chosen: Int[np.ndarray, "_"],
     turned: bool,

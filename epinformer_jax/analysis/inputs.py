@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 
-from epinformer_jax.data import elements, features, records, sequence, tables
+from epinformer_jax.data import elements, features, gene_examples, records, sequence, tables
 from epinformer_jax.data.batches import Sequences
 from epinformer_jax.data.elements import ElementRule
 from epinformer_jax.data.features import FeatureSchema
@@ -66,32 +66,26 @@ def from_tables(
     """
     frame = genes if isinstance(genes, pd.DataFrame) else tables.read_genes(genes, labels=())
     if links is None:
-        numbers = ("start", "end", "distance", *tables.LINK_SIGNALS)
-        columns = {name: pd.Series(dtype=str) for name in ("gene_id", "chrom")}
-        links = pd.DataFrame(columns | {name: pd.Series(dtype=np.int64) for name in numbers})
+        links = gene_examples.no_links()
     elif not isinstance(links, pd.DataFrame):
         links = tables.read_links(links, frame)
-    _check_places(frame, "tss", genome)
-    _check_places(links, "start", genome)
+    gene_examples.check_on_genome(frame, genome, "tss")
+    gene_examples.check_on_genome(links, genome, "start")
     kept, dropped = elements.select(links, rule)
-    optional = [name for name in tables.OPTIONAL_LINK_SIGNALS if name in kept]
-    link_names = (*tables.LINK_SIGNALS, *optional)
-    optional = [name for name in tables.OPTIONAL_GENE_SIGNALS if name in frame]
-    gene_names = (*tables.GENE_SIGNALS, *optional)
-    rows_of_gene = kept.groupby("gene_id", sort=False).indices
-    nothing = np.empty(0, np.int64)
-    examples = []
-    for gene in frame.to_dict("records"):
-        own = kept.iloc[rows_of_gene.get(gene["gene_id"], nothing)]
-        split = (split_of or {}).get(gene["chrom"], gene["chrom"])
-        signals = np.array([gene[name] for name in gene_names], np.float32)
-        link_signals = own[list(link_names)].to_numpy(np.float32)
-        examples.append(
-            _example(gene, split, own, link_signals, signals, genome, rule, promoter_bp)
-        )
+    link_names, gene_names = gene_examples.link_signals(kept), gene_examples.gene_signals(frame)
+    splits = [(split_of or {}).get(chrom, chrom) for chrom in frame["chrom"]]
+    made = gene_examples.of_tables(
+        frame.assign(split=splits),
+        kept,
+        genome,
+        rule=rule,
+        promoter_bp=promoter_bp,
+        link_signal_names=link_names,
+        gene_signal_names=gene_names,
+    )
     carried = frame.set_index("gene_id")[[name for name in frame if name not in _KNOWN_COLUMNS]]
     columns = ["gene_id", "chrom", "start", "end", "reason"]
-    return GeneInputs(examples, link_names, gene_names, dropped[columns], carried)
+    return GeneInputs(list(made), link_names, gene_names, dropped[columns], carried)
 
 
 def from_dataset(directory: str | os.PathLike, *, rule: ElementRule) -> GeneInputs:
@@ -166,42 +160,3 @@ def element_codes(example: GeneExample) -> list[UInt8[np.ndarray, "_"]]:
     return np.split(example.element_sequence, np.cumsum(example.element_length)[:-1])[
         : len(example.element_length)
     ]
-
-
-def _example(gene, split, links, link_signals, signals, genome, rule, promoter_bp) -> GeneExample:
-    chrom, tss, half = gene["chrom"], int(gene["tss"]), promoter_bp // 2
-    starts, ends = (links[name].to_numpy(np.int64) for name in ("start", "end"))
-    bounds = [
-        elements.crop(int(s), int(e), rule.window_bp) for s, e in zip(starts, ends, strict=True)
-    ]
-    codes = [genome.fetch(chrom, start, end) for start, end in bounds]
-    return GeneExample(
-        gene_id=gene["gene_id"],
-        gene_name=gene["gene_name"],
-        chrom=chrom,
-        split=split,
-        tss=tss,
-        strand=gene["strand"],
-        promoter=genome.fetch(chrom, tss - half, tss + half),
-        element_start=starts,
-        element_end=ends,
-        element_length=np.array([len(part) for part in codes], np.int32),
-        element_sequence=np.concatenate([np.empty(0, np.uint8), *codes]),
-        distance_bp=links["distance"].to_numpy(np.int64),
-        link_signals=link_signals,
-        gene_signals=signals,
-        labels=np.empty(0, np.float32),
-    )
-
-
-def _check_places(frame: pd.DataFrame, column: str, genome: Genome) -> None:
-    for row, (chrom, position) in enumerate(zip(frame["chrom"], frame[column], strict=True)):
-        try:
-            length = genome.require(chrom)
-        except ValueError as error:
-            raise ValueError(f"{tables.where(frame, row)}: {error}") from None
-        if position >= length:
-            raise ValueError(
-                f"{tables.where(frame, row)}: {column} {position} is beyond the end of {chrom} "
-                f"({length} bp in {genome.path}); is the FASTA of another assembly?"
-            )

@@ -30,8 +30,9 @@ STYLE = """
 svg.logo { display: block; max-width: 100%; height: auto; margin: .2rem 0; }
 .pattern { margin: 1.6rem 0 2.4rem; }
 .pattern h3 { font-size: 1rem; margin: 0 0 .2rem; }
-.logos { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: flex-end; }
-.logos figcaption { max-width: 22rem; }
+.logos { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .8rem 2rem; }
+.logos figure { align-self: end; }
+.logos figure:first-child { grid-column: 1 / -1; }
 """
 
 

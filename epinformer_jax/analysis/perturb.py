@@ -28,7 +28,7 @@ from epinformer_jax.analysis.ensembles import Ensemble, Model
 from epinformer_jax.analysis.inputs import GeneInputs
 from epinformer_jax.data import features, label_scale, tables
 from epinformer_jax.data.features import FeatureSchema
-from epinformer_jax.model.kmers import Table
+from epinformer_jax.model.kmers import Table, Taps
 
 DESCRIPTION = """\
 Predict what each element of a gene does to its expression, by changing one element at a time:
@@ -63,7 +63,7 @@ def perturb_elements(
     average_strands: bool = False,
     batch_size: int = predict.BATCH_SIZE,
     kmer_table: KmerTable = "auto",
-    tables: Mapping[str, Table] | None = None,
+    tables: Mapping[str, Table | Taps] | None = None,
     show_progress: bool = False,
 ) -> pd.DataFrame:
     """One row a gene, element and change.
@@ -80,7 +80,7 @@ def perturb_elements(
         alone and once with its activity.
       label_transform: how the label was made, instead of what the model says.
       promoters: chrom and tss of all genes, for the class; of the genes given without that.
-      kmer_table: auto, on or off; see `analysis.predict.predict_expression`.
+      kmer_table: auto, on, small or off; see `analysis.predict.predict_expression`.
       tables: k-mer tables (mutagenesis.build_tables) that are there already, by model name.
 
     Raises:

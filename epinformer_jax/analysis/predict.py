@@ -66,8 +66,9 @@ def predict_expression(
 
     Each distinct sequence is encoded once for each model (and strand). `average_strands` takes the
     mean over all sequences as they are and all reverse-complemented. `batch_size` bounds memory,
-    not time. `kmer_table` says whether a model's first block is read from a table (2.1 GB for the
-    published network, and seconds to make): `auto` where that is faster.
+    not time. `kmer_table` says what answers for a model's first block (`distinct.kmer_table`): `on`
+    a table (2.1 GB for the published network, and seconds to make), `small` its taps (100 MB),
+    `off` the layers; `auto` what is fastest.
 
     Raises:
       ValueError: a signal is missing, signals are on another scale than in training (unless
@@ -136,8 +137,9 @@ def add_table_argument(parser: argparse.ArgumentParser) -> None:
         "--kmer-table",
         choices=distinct.KMER_TABLES,
         default="auto",
-        help="read the first layers from a table of all 11-mers, 2.1 GB and seconds to make for "
-        "each model; auto: where there is enough to encode and enough memory (default: auto)",
+        help="what answers for a model's first layers: on: a table of all 11-mers, 2.1 GB and "
+        "seconds to make; small: tables of 8-mers, 100 MB; off: the layers; auto: what is fastest "
+        "for so many bases, if memory allows (default: auto)",
     )
 
 

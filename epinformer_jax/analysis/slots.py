@@ -25,7 +25,7 @@ from epinformer_jax.model import functional, packing
 from epinformer_jax.model.architecture import ExpressionConfig
 from epinformer_jax.model.encoder import Background, groups_of
 from epinformer_jax.model.functional import Variables
-from epinformer_jax.model.kmers import Table
+from epinformer_jax.model.kmers import Table, Taps
 
 BUCKETS = (8, 16, 32, 64, 128)  # elements; the last one used is the model's own number
 TOKENS_AT_ONCE = 1 << 15  # slots in all copies of all genes of one call: bounds memory
@@ -148,7 +148,7 @@ def embed_all(
     sequences: Sequence[Sequences],
     *,
     batch_size: int,
-    table: Table | Literal["auto"] | None = "auto",
+    table: Table | Taps | Literal["auto"] | None = "auto",
     with_tangents: bool = False,
 ) -> list[Embedded]:
     """Embeds the sequences of genes, each distinct one once; `batch_size` bounds memory.

@@ -29,6 +29,7 @@ DESCRIPTION = """\
 Predict what variants do to the activity of the elements and promoters they lie in, and to the
 expression of the genes these are linked to.
 
+  activity_ref, expression_ref        predictions for the reference, what changes are added to
   delta_activity                      the variant in the middle of a window (--activity-model)
   delta_expression_sequence           sequences change, measured signals stay
   delta_expression_sequence_activity  activity of the element or promoter also changes, by as much

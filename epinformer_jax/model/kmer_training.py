@@ -16,9 +16,8 @@ from jaxtyping import Array, Float, Int
 from epinformer_jax.model import kmers, layers
 from epinformer_jax.model.architecture import EncoderConfig
 from epinformer_jax.model.encoder import Background, Encoder, Group, Rows
-from epinformer_jax.model.kmers import DIGITS
+from epinformer_jax.model.kmers import DIGITS, TAPS
 
-TAPS = 3
 BACKWARD = 2  # gradients cost twice the forward pass
 # Measured on two cores (AVX-512): multiplications a nanosecond, and what a position costs for each
 # channel, to add up its rows and to add its gradient back.

@@ -1,4 +1,4 @@
-"""The encoder's first block read from a table of k-mers, for fixed weights.
+"""The encoder's first block read from tables of k-mers, for fixed weights.
 
 Stem, first convolution, BatchNorm, pooling and the first residual, 83 % of the published network's
 work, see `stem_width + 3` bases for each position they give (11 published). So one table with a row
@@ -8,6 +8,10 @@ unknown base. Positions that see no element at all have one answer, made once wi
 
     table = kmers.build(config, variables)
     block_0 = kmers.lookup(table, bases)        # bases [N, L, 4], each A, C, G or T
+
+Where that table is too large or too slow to make, `Taps` are the first convolution's three taps
+for each k-mer that the stem sees (3 x 4^8 x 128: 100 MB, made in a tenth of a second): the
+convolution is a sum of three rows, and what is left of the first block is 6 % of the network.
 
 A k-mer's number reads its bases as digits, A=0 C=1 G=2 T=3, the first one the highest.
 """
@@ -25,6 +29,19 @@ from epinformer_jax.model.encoder import Background, Encoder, Group, Rows
 from epinformer_jax.model.functional import Variables
 
 DIGITS = 4
+TAPS = 3  # of the first convolution
+
+
+class Taps(NamedTuple):
+    """The first convolution's taps for one model's weights.
+
+    Attributes:
+      values: tap t's answer to the stem's k-mer of number i, as row TAPS * i + t.
+      nothing: the first block's answer to an all-zero row of the model's window.
+    """
+
+    values: Float[Array, "R C"]
+    nothing: Float[Array, "P C"]
 
 
 class Table(NamedTuple):
@@ -105,6 +122,21 @@ def build(config: ModelConfig, variables: Variables, dtype: str | None = None) -
     return Table(values, nothing.astype(dtype))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def build_taps(config: ModelConfig, variables: Variables) -> Taps:
+    """Computes the taps of a model."""
+    encoder = functional.bind(config, variables).encoder
+    dtype = config.compute_dtype
+    kernel = encoder.blocks[0].conv.kernel[...]
+    answers = jnp.matmul(
+        layers.cast(layers.elu(stem_of_all(encoder.stem)), dtype),
+        layers.cast(jnp.swapaxes(kernel, 0, 1).reshape(kernel.shape[1], -1), dtype),
+        precision=layers.precision_of(dtype),
+        preferred_element_type=kernel.dtype,
+    )
+    return Taps(answers.reshape(-1, kernel.shape[2]), _nothing(config, encoder))
+
+
 def lookup(table: Table, bases: Float[Array, "N L A"]) -> Float[Array, "N M C"]:
     """The first block at every second base: position i sees bases 2 i to 2 i + width - 1.
 
@@ -118,7 +150,7 @@ def lookup(table: Table, bases: Float[Array, "N L A"]) -> Float[Array, "N M C"]:
 
 def first_block(
     encoder: Encoder,
-    table: Table,
+    table: Table | Taps,
     rows: Rows,
     *,
     window_bp: int,
@@ -136,10 +168,14 @@ def first_block(
     start = (window_bp - width) // 2
     frame = block_frame(encoder.config)
     reading = read(rows, frame, width // 2, unknown=unknown, unknown_kmers=unknown_kmers)
-    nowhere = reading.index == table.values.shape[0] + reading.windows.shape[0]
-    numbers = jnp.minimum(reading.index, table.values.shape[0] - 1)
+    size = DIGITS**frame.width
+    nowhere = reading.index == size + reading.windows.shape[0]
     around = table.nothing[start // 2 : start // 2 + width // 2]
-    x = jnp.where(nowhere[..., None], around[None], _take(table.values, numbers))
+    if isinstance(table, Taps):
+        x = _block_by_taps(encoder, table, rows, dtype)
+    else:
+        x = _take(table.values, jnp.minimum(reading.index, size - 1))
+    x = jnp.where(nowhere[..., None], around[None], x)
     x = x.astype(rows.x.dtype)
     odd = _odd_windows(encoder, reading, start, window_bp, dtype)
     # outside of their row, positions of unused windows must not count from its other end
@@ -215,6 +251,18 @@ def _windows(rows: Rows, frame: Frame, row, position, unknown: float) -> Float[A
     return jnp.where(inside[..., None], found, 0)
 
 
+def _block_by_taps(encoder: Encoder, taps: Taps, rows: Rows, dtype: str) -> Float[Array, "N P C"]:
+    """The first block where all bases that a position sees are known; elsewhere anything."""
+    frame, width = stem_frame(encoder.config), rows.x.shape[1]
+    # one position more on either side, for the convolution's outer taps
+    numbers, _ = _numbers(rows.x, frame._replace(lead=frame.lead + 1), width + TAPS - 1)
+    y = sum(_take(taps.values, TAPS * numbers[:, tap : tap + width] + tap) for tap in range(TAPS))
+    block = encoder.blocks[0]
+    # without the barrier both of the pool's uses would look up anew
+    y = jax.lax.optimization_barrier(y)
+    return block.finish(y, *block.norm.fixed(), dtype)
+
+
 def _odd_windows(
     encoder: Encoder, reading: Reading, start: int, window_bp: int, dtype: str
 ) -> Float[Array, "M C"]:
@@ -254,12 +302,15 @@ def _sums(config: ModelConfig, variables: Variables):
         + second.reshape(1, DIGITS, middle, DIGITS, 1, channels)
         + third.reshape(1, 1, middle, DIGITS, DIGITS, channels)
     )
-    nothing = jnp.zeros((1, config.window_bp, 4), kernel.dtype)
+    return layers.affine(total.reshape(-1, channels), *scaling), _nothing(config, encoder)
+
+
+def _nothing(config: ModelConfig, encoder: Encoder) -> Float[Array, "P C"]:
+    """The first block's answer to no base."""
+    block, dtype = encoder.blocks[0], config.compute_dtype
+    nothing = jnp.zeros((1, config.window_bp, 4), block.conv.kernel.dtype)
     _, background = encoder.first_convolution([], Background(nothing, jnp.ones(())), dtype=dtype)
-    return (
-        layers.affine(total.reshape(-1, channels), *scaling),
-        block.finish(background.x, *scaling, dtype)[0],
-    )
+    return block.finish(background.x, *block.norm.fixed(), dtype)[0]
 
 
 def stem_of_all(stem: layers.Conv) -> Float[Array, "R C"]:

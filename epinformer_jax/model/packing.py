@@ -129,7 +129,7 @@ def embed_genes(
     shift_bp: int = 0,
     other_strand: bool = False,
     unknown_kmers: int | None = None,
-    table: kmers.Table | None = None,
+    table: kmers.Table | kmers.Taps | None = None,
 ) -> Float[Array, "B S D"]:
     """Embeddings of all slots of a packed batch; empty slots repeat some row and must stay masked.
 
@@ -139,7 +139,7 @@ def embed_genes(
 
     Two ways around the first layers, equal in value: with `unknown_kmers` the first convolution is
     summed from tables made here (model/kmer_training.py); in evaluation, a `table` of these weights
-    answers for the first block (model/kmers.py), if every base of every sequence is known.
+    (model/kmers.py) answers for the first block, if every base of every sequence is known.
     """
     config, dtype = model.config, model.head.output.kernel.dtype
     hard = unknown_kmers is not None or table is not None
@@ -179,7 +179,11 @@ def embed_genes(
 
 
 def embed_rows(
-    model: Expression, rows: PackedRows, *, unknown: float, table: kmers.Table | None = None
+    model: Expression,
+    rows: PackedRows,
+    *,
+    unknown: float,
+    table: kmers.Table | kmers.Taps | None = None,
 ) -> Float[Array, "N D"]:
     """Embeddings of rows of one width, in evaluation mode.
 
@@ -225,7 +229,7 @@ def express(
     shift_bp: int = 0,
     other_strand: bool = False,
     unknown_kmers: int | None = None,
-    table: kmers.Table | None = None,
+    table: kmers.Table | kmers.Taps | None = None,
 ) -> tuple[Float[Array, "B"], Float[Array, "B K S"]]:
     """Expression and attention of a packed batch; equal to the dense model on the same genes."""
     embeddings = embed_genes(

@@ -85,14 +85,17 @@ def compiled(call: Callable[[Batch], object], batches: Iterable[Batch]) -> float
 
 def forward(setting: Setting, *, batch: int, way: str = "convolutions") -> Prepared:
     """Predictions of a batch of genes; the encoder's first block by convolutions or, for these
-    weights, from its table (`kmer_table`).
+    weights, from its table (`kmer_table`) or its taps (`taps`).
     """
     batches, packing_s = stream(setting, batch)
     goal, weights = objective(setting), put_replicated(variables(setting))
     one_off = {}
-    if way == "kmer_table":
+    if way != "convolutions":
         started = time.perf_counter()
-        table = models.kmer_table(setting.weights_file, "expression")
+        if way == "kmer_table":
+            table = models.kmer_table(setting.weights_file, "expression")
+        else:
+            table = jax.block_until_ready(kmers.build_taps(goal.model, weights))
         one_off = {"table_s": time.perf_counter() - started, "table_bytes": table.values.nbytes}
         by_table = jax.jit(functools.partial(predict_by_table, goal))
 
@@ -112,7 +115,12 @@ def forward(setting: Setting, *, batch: int, way: str = "convolutions") -> Prepa
     return Prepared(run, work=batch, one_off=one_off)
 
 
-def predict_by_table(goal: tasks.Objective, weights: Variables, table: kmers.Table, batch: Batch):
+def predict_by_table(
+    goal: tasks.Objective,
+    weights: Variables,
+    table: kmers.Table | kmers.Taps,
+    batch: Batch,
+):
     """tasks.predict with the first block from its table; genes without unknown bases."""
     packed = tasks.packed_batch(batch)
     model = functional.bind(goal.model, weights)

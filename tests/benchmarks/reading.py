@@ -56,7 +56,7 @@ def removal(setting: Setting, *, elements: int, genes: int = 1, kmer_table: bool
     model = models.expression_model(setting)
     chosen = inputs.genes_with(setting, elements, genes)
     given = models.gene_inputs(setting, chosen)
-    options = {"tables": {model.name: table}} if kmer_table else {"kmer_table": "off"}
+    options = {"tables": {model.name: table}} if kmer_table else {}
     checked = inputs.spread(elements + 1, inputs.CHECKED_REMOVALS)
 
     def run(index: int) -> list[float]:

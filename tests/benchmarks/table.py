@@ -95,7 +95,7 @@ def ours(
     return Contender(name, "ours", job, options, runs, least, agrees)
 
 
-def _forward(batch: int, targets: tuple[Target, ...]) -> Line:
+def _forward(batch: int, ways: dict[str, str], targets: tuple[Target, ...]) -> Line:
     return Line(
         f"forward_{batch}",
         f"expression forward, batch {batch}",
@@ -103,8 +103,10 @@ def _forward(batch: int, targets: tuple[Target, ...]) -> Line:
         (
             torch("torch", "forward", batch=batch),
             torch(BETTER_LAYOUT, "forward", batch=batch, layout="channels_last"),
-            ours("packed", "forward", runs=8, least=32, batch=batch),
-            ours("11-mer table", "forward", runs=8, least=32, batch=batch, way="kmer_table"),
+            *(
+                ours(name, "forward", runs=8, least=32, batch=batch, way=way)
+                for name, way in ways.items()
+            ),
         ),
         targets,
         note=LAYOUT_NOTE,
@@ -155,6 +157,7 @@ def _removal(elements: int, slots: int, genes: int, at_least: float) -> Line:
 LINES = (
     _forward(
         4,
+        {"packed": "convolutions", "8-mer taps": "taps", "11-mer table": "kmer_table"},
         (
             Target("packed", 18),
             Target("packed", 20, allocator="default"),
@@ -162,7 +165,7 @@ LINES = (
             Target("11-mer table", 95, allocator="default"),
         ),
     ),
-    _forward(16, ()),
+    _forward(16, {"packed": "convolutions", "8-mer taps": "taps"}, ()),
     _train(4, (), (Target("packed", 8),)),
     _train(
         16,
@@ -192,8 +195,12 @@ LINES = (
         "pass",
         "pass over a genome's genes, each distinct element once",
         "gene",
-        (torch("torch", "genome_pass"), ours("without table", "genome_pass")),
-        (Target("without table", 60),),
+        (
+            torch("torch", "genome_pass"),
+            ours("layers alone", "genome_pass"),
+            ours("8-mer taps", "genome_pass", kmer_table="small"),
+        ),
+        (Target("layers alone", 60), Target("8-mer taps", 60)),
         note=PASS_NOTE,
     ),
     Line(
