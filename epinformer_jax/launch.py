@@ -15,6 +15,6 @@ def with_huge_pages() -> None:
     environment speaks of GLIBC_TUNABLES already (an empty value keeps huge pages off), or where the
     system is not Linux.
     """
-    if sys.platform == "linux" and TUNABLES not in os.environ:
+    if sys.platform == "linux" and sys.executable and TUNABLES not in os.environ:
         os.environ[TUNABLES] = HUGE_PAGES
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -69,6 +69,7 @@ def test_ratios_are_paired_round_by_round():
     ratio = rounds.ratio(reference, ours)
     assert (ratio.low, ratio.median, ratio.high) == (2.0, 2.0, 3.0)
     assert ratio.value == pytest.approx(3.0 / (8 / 6))
+    assert ratio.to_fastest == pytest.approx(2.0 / (8 / 6))
 
 
 def test_summary_is_of_units_of_work():

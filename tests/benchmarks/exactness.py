@@ -104,13 +104,11 @@ def _step(goal: tasks.Objective, variables: Variables, batch: Batch) -> Found:
 
     both = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (value, stats), gradients = both(variables.params, batch)
-    outputs, _ = jax.jit(tasks.predict, static_argnums=0)(goal, variables, batch)
-    return {
-        "loss": float(value),
-        "gradients": gradients,
-        "running statistics": stats,
-        "outputs": np.asarray(outputs)[:GENES],
-    }
+    found = {"loss": float(value), "gradients": gradients, "running statistics": stats}
+    if goal.encoder != "frozen":  # behind a cache there is no other prediction
+        outputs, _ = jax.jit(tasks.predict, static_argnums=0)(goal, variables, batch)
+        found["outputs"] = np.asarray(outputs)[:GENES]
+    return found
 
 
 def _variables(setting: Setting) -> Variables:

@@ -10,7 +10,10 @@ from epinformer_jax.analysis.report_html import CSS, escape, html_figure, html_t
 from tests.benchmarks.table import BETTER_LAYOUT
 
 Row = list[str]
-HEADER = ("job", "allocator", "PyTorch", "ours", "time", "faster", "channels last", "target", "")
+HEADER = (
+    *("job", "allocator", "PyTorch", "ours", "time", "faster", "to its fastest"),
+    *("channels last", "target", ""),
+)
 CURVES = {
     "genes": "genes in a batch",
     "elements": "elements of a gene",
@@ -42,7 +45,7 @@ def page(found: dict[str, Any]) -> str:
     rows = [("", [escape(cell) for cell in cells]) for _, cells in _rows(found)]
     parts = [f"<p class='facts'>{escape(fact)}</p>" for fact in _facts(found)]
     parts += [f"<p class='warning'>{escape(error)}</p>" for error in found["errors"]]
-    parts.append(html_table(HEADER, rows, text_columns=(0, 1, 3, 7, 8)))
+    parts.append(html_table(HEADER, rows, text_columns=(0, 1, 3, 8, 9)))
     parts += [f"<p class='note'>{escape(note)}</p>" for note in _notes(found)]
     if found["lines"]:
         figure = plots.svg_data_uri(speed_figure(found["lines"]))
@@ -89,6 +92,7 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, Row]]:
                 f"{size(ours)} (largest batch {size(largest)})",
                 f"{reference / ours:.1f}x less (largest {reference / largest:.1f}x)",
                 "",
+                "",
                 f"{1 / memory['at_most']:.0f}x less",
                 _verdict(memory),
             ],
@@ -104,6 +108,7 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, Row]]:
                 target["ours"],
                 size(target["found"]),
                 f"{dense / target['found']:.0f}x less",
+                "",
                 "",
                 f"at most {size(target['at_most'])}",
                 _verdict(target),
@@ -126,6 +131,7 @@ def _line_rows(line: dict[str, Any]) -> Iterator[tuple[str, Row]]:
             name,
             f"{duration(mine['median'])} [{duration(mine['low'])}-{duration(mine['high'])}]",
             _ratio(ratios[first]),
+            f"{ratios[first]['to_fastest']:.1f}x",
             f"{better['value']:.1f}x" if better else "",
             "; ".join(_target(target, first) for target in targets),
             "; ".join(_verdict(target) for target in targets),
@@ -135,7 +141,9 @@ def _line_rows(line: dict[str, Any]) -> Iterator[tuple[str, Row]]:
             if other != BETTER_LAYOUT:
                 spent = line["contenders"][other]["seconds_per_unit"]["median"]
                 against = f"{duration(spent)} ({other})"
-                yield line["line"], ["", "", against, name, "", _ratio(ratios[other]), "", "", ""]
+                fastest = f"{ratios[other]['to_fastest']:.1f}x"
+                cells = ["", "", against, name, "", _ratio(ratios[other]), fastest, "", "", ""]
+                yield line["line"], cells
 
 
 def _ratio(ratio: dict[str, float]) -> str:

@@ -38,12 +38,15 @@ class Summary(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """How many times faster: ratio of all means; median, least and most of the rounds' ratios."""
+    """How many times faster: ratio of all means; median, least and most of the rounds' ratios; and
+    the reference's fastest run against our mean.
+    """
 
     value: float
     median: float
     low: float
     high: float
+    to_fastest: float
 
 
 def check(numbers: Mapping[str, Sequence[float]], *, tolerance: float, where: str) -> float:
@@ -133,5 +136,7 @@ def ratio(reference: Times, ours: Times) -> Ratio:
         for times in (reference, ours)
     )
     paired = [a / b for a, b in zip(slow, fast, strict=True)]
-    value = summary(reference).mean / summary(ours).mean
-    return Ratio(value, statistics.median(paired), min(paired), max(paired))
+    mean = summary(ours).mean
+    value = summary(reference).mean / mean
+    fastest = min(min(round_) for round_ in reference.rounds) / reference.work
+    return Ratio(value, statistics.median(paired), min(paired), max(paired), fastest / mean)

@@ -65,7 +65,8 @@ LITERAL = "torch, whole model for each"
 FLOAT32_LOSS = 1e-4
 LAYOUT_NOTE = (
     "PyTorch runs in the original's memory layout (channels first), which costs it 1.2-1.5 times; "
-    "`channels last` is our ratio to the better one."
+    "`channels last` is our ratio to the better one. Its times depend on where its memory comes "
+    "from, fresh or used before: `to its fastest` compares our mean with its fastest run."
 )
 FROZEN_NOTE = (
     "Frozen: our step reads cached encoder outputs, reading included; numbers are compared with "
@@ -95,6 +96,13 @@ def ours(
     return Contender(name, "ours", job, options, runs, least, agrees)
 
 
+def _better_layout(job: str, batch: int) -> tuple[Contender, ...]:
+    """At batch 4 alone: a step of the reference at batch 16 takes its time."""
+    if batch > 4:
+        return ()
+    return (torch(BETTER_LAYOUT, job, batch=batch, layout="channels_last"),)
+
+
 def _forward(batch: int, ways: dict[str, str], targets: tuple[Target, ...]) -> Line:
     return Line(
         f"forward_{batch}",
@@ -102,7 +110,7 @@ def _forward(batch: int, ways: dict[str, str], targets: tuple[Target, ...]) -> L
         "gene",
         (
             torch("torch", "forward", batch=batch),
-            torch(BETTER_LAYOUT, "forward", batch=batch, layout="channels_last"),
+            *_better_layout("forward", batch),
             *(
                 ours(name, "forward", runs=8, least=32, batch=batch, way=way)
                 for name, way in ways.items()
@@ -120,7 +128,7 @@ def _train(batch: int, extra: tuple[Contender, ...], targets: tuple[Target, ...]
         "step",
         (
             torch("torch", "train", batch=batch),
-            torch(BETTER_LAYOUT, "train", batch=batch, layout="channels_last"),
+            *_better_layout("train", batch),
             ours("packed", "train", runs=batch, least=32, batch=batch),
             *extra,
         ),
@@ -165,7 +173,7 @@ LINES = (
             Target("11-mer table", 95, allocator="default"),
         ),
     ),
-    _forward(16, {"packed": "convolutions", "8-mer taps": "taps"}, ()),
+    _forward(16, {"packed": "convolutions"}, ()),
     _train(4, (), (Target("packed", 8),)),
     _train(
         16,
