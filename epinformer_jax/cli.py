@@ -113,6 +113,7 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
 }
 PROGRAM = "epinformer"
 # Options that name a file or folder to read, whatever the command.
+OUTPUTS = "out attention bigwig bedgraph plot out_vcf make_background"
 INPUTS = "model fasta genes links contigs dataset windows vcf background effects swap truth scores"
 
 
@@ -127,17 +128,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     with messages.on_stderr():
-        module = COMMANDS[name]()
-        parser = argparse.ArgumentParser(
-            prog=f"{PROGRAM} {name}",
-            description=module.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        module.add_arguments(parser)
-        args = parser.parse_args(rest)
         try:
-            _check_inputs(args)
+            module = COMMANDS[name]()
+            parser = argparse.ArgumentParser(
+                prog=f"{PROGRAM} {name}",
+                description=module.DESCRIPTION,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+                allow_abbrev=False,
+            )
+            module.add_arguments(parser)
+            args = parser.parse_args(rest)
+            _check_paths(args)
             return module.run(args)
         except (ValueError, OSError) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -147,17 +148,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
 
 
-def _check_inputs(args: argparse.Namespace) -> None:
-    """Refuses inputs that are not there at once: loading models would take seconds before.
+def _check_paths(args: argparse.Namespace) -> None:
+    """Refuses inputs that are not there, and outputs whose folder is not, before models are loaded
+    and the work is done.
 
     Raises:
       ValueError: one is not there.
     """
-    for name in INPUTS.split():
+    for name in (*INPUTS.split(), *OUTPUTS.split()):
         given = getattr(args, name, None)
+        option = f"--{name.replace('_', '-')}"
         for path in given if isinstance(given, list) else [given]:
-            if isinstance(path, Path) and not path.exists():
-                raise ValueError(f"{path}: no such file or folder (--{name})")
+            if not isinstance(path, Path):
+                continue
+            if name in INPUTS.split() and not path.exists():
+                raise ValueError(f"{path}: no such file or folder ({option})")
+            if name in OUTPUTS.split() and path.suffix and not path.parent.is_dir():
+                raise ValueError(f"{path}: there is no folder {path.parent} to write to ({option})")
 
 
 def _overview() -> str:

@@ -167,7 +167,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", choices=SCHEMAS, default="published", help="feature scales of its training"
     )
-    parser.add_argument("--out", type=Path, required=True, help="model directory to make")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="model directory to make; not one that is there"
+    )
     parser.add_argument(
         "--fold", help="published fold it was trained on (fold_1 ... fold_12), if not known"
     )

@@ -61,6 +61,26 @@ def test_a_missing_input_is_refused_before_any_model_is_loaded(tmp_path, monkeyp
     assert capsys.readouterr().err == "error: no.tsv: no such file or folder (--genes)\n"
 
 
+def test_an_output_without_a_folder_is_refused_before_any_model_is_loaded(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(ensembles, "load_models", lambda *_, **__: pytest.fail("loaded"))
+    given = ["--model", str(tmp_path), "--genes", str(tmp_path), "--fasta", str(tmp_path)]
+    out = tmp_path / "nowhere" / "out.tsv"
+    assert cli.main(["predict", *given, "--out", str(out)]) == 2
+    expected = f"error: {out}: there is no folder {out.parent} to write to (--out)\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_an_interrupted_import_is_one_line(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "predict", interrupted)
+    assert cli.main(["predict"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
 def test_unknown_command_and_option_are_named(capsys):
     assert cli.main(["predicts"]) == 2
     assert "predicts" in capsys.readouterr().err

@@ -148,5 +148,8 @@ def test_effects_are_checked(tmp_path):
     tiny_inputs.write_tsv(path, ["chrom", "start", "end", "effect"], [["c", 5, 5, 1]])
     with pytest.raises(ValueError, match="end is not after start"):
         locus.read_effects(path)
+    tiny_inputs.write_tsv(path, ["chrom", "start", "end", "effect"], [["c", 5, 6, -30]])
+    with pytest.raises(ValueError, match=r"e\.tsv:2: effect -30 takes away more than all"):
+        locus.read_effects(path)
     tiny_inputs.write_tsv(path, ["chrom", "start", "end", "effect"], [["c", 5, 6, 1]])
     assert locus.read_effects(path)["significant"].all()

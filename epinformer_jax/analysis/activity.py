@@ -114,7 +114,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--average-strands", action="store_true", help="mean of a sequence and its other strand"
     )
-    parser.add_argument("--out", type=Path, required=True, help="table, .tsv or .tsv.gz")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="table, .tsv or .tsv.gz: sequences in the order of --fasta; windows by chromosome and "
+        "position, with the columns of --windows",
+    )
     parser.add_argument(
         "--batch-size", type=int, default=BATCH_SIZE, help="sequences at once (default: 256)"
     )
@@ -124,11 +130,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predicts and writes the table; returns the exit code."""
     models = ensembles.load_models(args.model, kind="activity")
-    splits = None
+    windows, splits = None, None
     if args.windows is None:
         names, codes = read_fasta(args.fasta, args.cache_dir)
     else:
-        names, codes, splits = _read_windows(args)
+        windows, codes, splits = _read_windows(args)
+        names = list(windows["name"])
     table = predict_activity(
         models,
         names,
@@ -139,7 +146,10 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         show_progress=True,
     )
-    tables.write_table(table, args.out, float_format="%.7g")
+    if windows is not None:
+        carried = [name for name in windows if name not in table]
+        table = table.join(windows[carried].reset_index(drop=True))
+    tables.write_table(table, args.out, float_format="%.7g", keep_order=windows is None)
     print(args.out)
     return 0
 
@@ -150,7 +160,7 @@ def _predict_step(objective: tasks.Objective):
     return jax.jit(functools.partial(tasks.predict, objective))
 
 
-def _read_windows(args: argparse.Namespace) -> tuple[list[str], list[Codes], list[str]]:
+def _read_windows(args: argparse.Namespace) -> tuple[pd.DataFrame, list[Codes], list[str]]:
     windows = tables.read_windows(args.windows, labels=())
     split_of = {}
     if args.contigs is not None:
@@ -160,7 +170,7 @@ def _read_windows(args: argparse.Namespace) -> tuple[list[str], list[Codes], lis
         places = zip(windows["chrom"], windows["start"], windows["end"], strict=True)
         codes = [genome.fetch(chrom, int(start), int(end)) for chrom, start, end in places]
     splits = [split_of.get(chrom, chrom) for chrom in windows["chrom"]]
-    return list(windows["name"]), codes, splits
+    return windows, codes, splits
 
 
 def _run(model: Model, codes: Sequence[Codes], batch_size: int, bar) -> np.ndarray:

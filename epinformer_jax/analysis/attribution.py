@@ -40,7 +40,7 @@ from epinformer_jax.data.genome import Genome
 
 STEPS, SHUFFLES = 64, 20
 COMPLETE_WITHIN = 1e-2
-FINER, REFINEMENTS = 4, 2  # steps grow so much, so often, while sequences are not complete
+FINER, REFINEMENTS = 4, 3  # steps grow so much, so often, while sequences are not complete
 ROLES = ("promoter", "element")
 DESCRIPTION = """\
 Attribute predictions to bases; the file goes to `epinformer motifs`.
@@ -55,8 +55,8 @@ The reference is the mean over dinucleotide-shuffled sequences (shuffled), 0.25 
 `epinformer predict` does; each promoter and element is attributed on its own, everything else about
 the gene as it is. Unknown bases and padding contribute 0.
 
-Integrated gradients of sequences whose completeness error is above 1 % are computed again with four
-and, where need be, sixteen times the steps.
+Integrated gradients of sequences whose completeness error is above 1 % are computed again with 4,
+and where need be 16 and 64 times the steps.
 
 With several models each sequence is attributed by the one that tests its chromosome. The
 completeness error is how far contributions are from adding up to prediction - reference."""
@@ -317,11 +317,16 @@ def _tell(found: Attributions) -> None:
         COMPLETE_WITHIN,
     )
     if beyond and found.method == "integrated":
+        worst = int(np.argmax(errors))
         logging.warning(
-            "%d of %d sequences have a completeness error above %g; take more --steps",
+            "completeness error above %g: %d of %d sequences, the worst %s with %.2g of a change "
+            "of %.2g; take more --steps",
+            COMPLETE_WITHIN,
             beyond,
             len(found),
-            COMPLETE_WITHIN,
+            found.name[worst],
+            errors[worst],
+            found.prediction[worst] - found.reference_prediction[worst],
         )
 
 

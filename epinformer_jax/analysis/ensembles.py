@@ -98,11 +98,12 @@ def speakers(
         return np.ones(shape, bool)
     chosen = testing_model(models, splits)
     if ensemble == "held-out" and (chosen < 0).any():
-        first = int(np.argmax(chosen < 0))
+        first, count = int(np.argmax(chosen < 0)), int((chosen < 0).sum())
         raise ValueError(
-            f"{names[first]} on {splits[first]} is not tested by exactly one of the {len(models)} "
-            f"models, as {int((chosen < 0).sum())} of {len(splits)}; give the run with all folds, "
-            "name chromosomes as the model does (--contigs), or leave --held-out out"
+            f"held out: {count} of {len(splits)} are not tested by exactly one of the "
+            f"{len(models)} models, the first is {names[first]} on {splits[first]}; give the "
+            "run with all folds, name chromosomes as the model does (--contigs), or leave "
+            "--held-out out"
         )
     return (chosen[None] == np.arange(len(models))[:, None]) | (chosen[None] < 0)
 
@@ -122,7 +123,8 @@ def fold_and_training(
         folds.append(only if len(chosen) == 1 else f"mean of {len(chosen)}")
         roles = {role_of(model.info, split) for model in chosen}
         answers = {"train": "yes", "unknown": "unknown", "valid": "validation"}
-        seen.append(next((answers[role] for role in answers if role in roles), "no"))
+        answer = next((answers[role] for role in answers if role in roles), "no")
+        seen.append(answer if split else "unknown")  # a sequence without a place
     return folds, seen
 
 

@@ -152,6 +152,12 @@ def read_effects(path: str | os.PathLike) -> pd.DataFrame:
             "gene_id": "",
         }
     )
+    below = np.flatnonzero(frame["effect"] < -1)
+    if below.size:
+        raise ValueError(
+            f"{tables.where(raw, below[0])}: effect {frame['effect'].iloc[below[0]]:g} takes away "
+            "more than all; effects are fractions (-0.3 for 30 % less)"
+        )
     wrong = np.flatnonzero(frame["end"] <= frame["start"])
     if wrong.size:
         raise ValueError(f"{tables.where(raw, wrong[0])}: end is not after start; 0-based")
@@ -177,7 +183,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FILE.bw",
         help="signal tracks, each in a row of its own",
     )
-    parser.add_argument("--effects", type=Path, help="chrom, start, end, effect, significant")
+    parser.add_argument(
+        "--effects",
+        type=Path,
+        help="chrom, start, end, effect (a fraction: -0.3 is 30 %% less), significant",
+    )
     parser.add_argument(
         "--flank-kb", type=float, help="how far from the TSS to show (default: all elements)"
     )

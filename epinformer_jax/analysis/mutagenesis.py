@@ -46,7 +46,9 @@ DESCRIPTION = """\
 Predict what every substitution of every base does.
 
 With an activity model: of regions of a genome (--region, --windows), else of the sequences in
---fasta. Each position of a region is scored in the window whose middle is nearest.
+--fasta. Each position of a region is scored in the window whose middle is nearest; windows stand
+--step apart, counted from the region's first base, and on the other strand from its last: so the
+reverse complement of a region gives the mirror image. With --step 1 each base has its own window.
 With an expression model and --genes: of promoters, of one element or of all elements, in two modes:
 `sequence` (measured signals stay) and, where --activity-model is given, `sequence+activity`
 (the activity of the mutated slot follows, times 2^(predicted change)).

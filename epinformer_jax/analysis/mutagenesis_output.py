@@ -11,7 +11,8 @@ columns behind the end of a shorter one are 0 in every array.
                                   2^(change of the activity model's prediction); only of genes, and
                                   only where activity models were given
   ism_sd       float32 [N, 4, L]  standard deviation of `ism` over models, where several speak
-  reference    float32 [N, L]     the prediction as it is; of regions that of the position's window
+  reference    float32 [N, L]     the prediction as it is; of regions that of the position's window,
+                                  with averaged strands the mean of its windows on both
   deletion_K, insertion_X  float32 [N, L]  effect of deleting K bases from there on, of inserting X
                                   before there; NaN where that does not fit
   name, chrom, strand, fold, in_training, gene_id, role   text [N]

@@ -35,7 +35,8 @@ Predict what each element of a gene does to its expression, by changing one elem
   remove         the element is gone: nothing attends to it or to its signals
   activity       its activity (DNase and H3K27ac with it) times a dose (--scale-activity)
   contact        its contact times a dose (--scale-contact)
-  swap_sequence  another sequence in its place; distance, activity and contact stay (--swap)
+  swap_sequence  another sequence in its place; distance, activity and contact stay (--swap);
+                 a shorter one leaves padding where the element had bases
   swap_element   sequence and activity of another element of the gene (--swap-elements)
 
 A removal is not CRISPRi. CRISPRi silences an element whose DNA stays; here its slot is empty, and

@@ -236,8 +236,8 @@ def report_dropped(genes: GeneInputs, out: Path) -> None:
     path = out.with_name(f"{stem}.dropped.tsv")
     tables.write_table(genes.dropped, path)
     reasons = genes.dropped["reason"].value_counts()
-    told = ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "none"
-    print(f"links left out: {told}; listed in {path}")
+    told = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+    print(f"links left out: {told}; listed in {path}" if told else "links left out: none")
 
 
 def units_of(label_transform: dict[str, Any]) -> str:

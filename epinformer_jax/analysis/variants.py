@@ -38,7 +38,8 @@ expression of the genes these are linked to.
 Changes are alternative less reference, in the labels' units. The first mode mutes effects, because
 the measured activity stays. One row a variant, gene and promoter or element; where a variant lies
 in several of a gene, its expression change is that of all together. Tables are lifted to the
-contig with the variant: a promoter keeps its length, an element grows or shrinks with an indel.
+contig with the variant: a promoter keeps its length, an element grows or shrinks with an indel;
+distances and measured signals stay those of the tables.
 
 Genes are predicted by the fold that tests their chromosome. What is left out is listed in
 OUT.dropped.tsv. A background (--make-background) holds the scores of its variants; percentiles

@@ -192,12 +192,16 @@ def refuse_duplicates(frame: pd.DataFrame, columns: Sequence[str], what: str) ->
 
 
 def write_table(
-    frame: pd.DataFrame, path: str | os.PathLike, *, float_format: str | None = None
+    frame: pd.DataFrame,
+    path: str | os.PathLike,
+    *,
+    float_format: str | None = None,
+    keep_order: bool = False,
 ) -> None:
     """Writes a tab-separated table, whole or not at all, gzip when the name ends in .gz.
 
     Rows are sorted by contig in natural order, position, and gene or name, as far as there are such
-    columns; ties keep their order. The same frame gives the same bytes.
+    columns (not with `keep_order`); ties keep their order. The same frame gives the same bytes.
 
     Raises:
       OSError: the folder does not exist or cannot be written.
@@ -209,7 +213,7 @@ def write_table(
             for rank, chrom in enumerate(chromosomes.natural_order(frame["chrom"].astype(str)))
         }
         keys["chrom"] = frame["chrom"].astype(str).map(ranks)
-    if len(keys.columns):
+    if len(keys.columns) and not keep_order:
         order = keys.reset_index(drop=True).sort_values(list(keys.columns), kind="stable").index
         frame = frame.iloc[order]
     text = frame.to_csv(sep="\t", index=False, lineterminator="\n", float_format=float_format)

@@ -64,7 +64,9 @@ def page(found: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """12.3 ms, 4.56 s"""
+    """12.3 ms, 4.56 s, 21 min"""
+    if seconds >= 600:
+        return f"{seconds / 60:.0f} min"
     return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
