@@ -339,8 +339,8 @@ def test_each_window_is_attributed_by_the_fold_that_tests_it():
     models = [model_of(ACTIVITY, seed=k, fold=f"fold_{k}") for k in (1, 2)]
     (region,) = regions_of(WINDOW)
     given = [dataclasses.replace(region, split=split) for split in ("chr1", "chr2", "chr10")]
-    found = attribution.attribute(models, given, reference="uniform", steps=4)
-    alone = [attribution.attribute([m], [region], reference="uniform", steps=4) for m in models]
+    found = attribution.attribute(models, given, method="gradient")
+    alone = [attribution.attribute([m], [region], method="gradient") for m in models]
     np.testing.assert_allclose(found.hypothetical[0], alone[0].hypothetical[0], atol=1e-6)
     np.testing.assert_allclose(found.hypothetical[1], alone[1].hypothetical[0], atol=1e-6)
     mean = (alone[0].hypothetical[0] + alone[1].hypothetical[0]) / 2
