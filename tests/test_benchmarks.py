@@ -11,7 +11,6 @@ import pathlib
 import sys
 import types
 
-import jax
 import numpy as np
 import pytest
 
@@ -223,7 +222,7 @@ def test_lines_without_a_target_are_measured_again_only_while_there_is_time(
     class Clocked(bench.Bench):
         def line(self, line, workers, allocator, *, share):
             now[0] += took[line.name]
-            return super().line(line, workers, allocator, share=share)
+            super().line(line, workers, allocator, share=share)
 
     monkeypatch.setattr(bench, "Bench", Clocked)
     monkeypatch.setattr(bench.time, "monotonic", lambda: now[0])
@@ -286,14 +285,19 @@ def test_a_worker_prepares_checks_runs_and_drops(monkeypatch):
     assert contenders.drop("mine") == {} and closed == [1]
 
 
-def test_a_dropped_contender_leaves_no_compiled_programs_behind():
-    program = jax.jit(lambda x: x + 1)
-    program(1.0)
-    contenders = child.Contenders.__new__(child.Contenders)
-    contenders.prepared = {}
-    assert program._cache_size() == 1
-    contenders.drop("mine")
-    assert program._cache_size() == 0
+def test_each_line_has_processes_of_its_own(small_bench, monkeypatch):
+    other = dataclasses.replace(ONE_LINE, name="forward_16")
+    started = []
+
+    class Counted(bench.Bench):
+        def line(self, line, workers, allocator, *, share):
+            started.append(id(workers["ours"]))
+            self.kept = [*getattr(self, "kept", []), workers]  # so that no address is used again
+            super().line(line, workers, allocator, share=share)
+
+    monkeypatch.setattr(bench, "Bench", Counted)
+    assert small_bench("--allocator", "hugetlb", measured_lines=(ONE_LINE, other)) == 0
+    assert len(set(started)) == 2
 
 
 def test_a_gene_with_an_element_that_fills_the_window_is_found(tmp_path):

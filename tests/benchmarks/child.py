@@ -88,10 +88,6 @@ class Contenders:
         dropped = self.prepared.pop(contender, None)
         if dropped is not None and dropped.close is not None:
             dropped.close()
-        if "jax" in sys.modules:
-            # XLA maps each of a program's thousand kernels on its own. A process that keeps the
-            # programs of all lines has more mappings than Linux allows (65,530) and dies of it.
-            sys.modules["jax"].clear_caches()
         return {}
 
 
