@@ -384,6 +384,13 @@ def test_windows_of_a_genome_are_predicted_by_the_fold_that_tests_them(tmp_path)
     ]
 
 
+def test_nobody_knows_whether_a_sequence_without_a_place_was_in_training():
+    models = [model(ACTIVITY, "fold_1")]
+    speaking = np.ones((1, 2), bool)
+    folds, seen = ensembles.fold_and_training(models, ["", "chr1"], speaking)
+    assert folds == ["fold_1", "fold_1"] and seen == ["unknown", "no"]
+
+
 def test_sequences_that_do_not_fit_the_window_are_named():
     for length in (65, 0):
         codes = np.ones(length, np.uint8)

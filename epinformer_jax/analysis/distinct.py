@@ -86,11 +86,10 @@ def kmer_table(model: Model, bases: int, wanted: str) -> kmers.Table | kmers.Tap
         wanted = _fastest(model, bases)
     if wanted == "off":
         return None
-    variables = jax.device_put(model.variables)
     if wanted == "small":
         return _taps(config, _Same(model.variables))
     started = time.monotonic()
-    table = jax.block_until_ready(kmers.build(config, variables))
+    table = jax.block_until_ready(kmers.build(config, jax.device_put(model.variables)))
     logging.info(
         "%s: k-mer table of %d rows, %.1f GB, made in %.1f s; %.1f million bases are encoded by it",
         model.name,
