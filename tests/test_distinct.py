@@ -9,11 +9,10 @@ import pytest
 import tiny_inputs
 import tiny_models
 
-from epinformer_jax.analysis import distinct, ensembles
+from epinformer_jax.analysis import distinct, ensembles, kmer_tables
 from epinformer_jax.data import batches, sequence
 from epinformer_jax.data.batches import Sequences
-from epinformer_jax.model import functional, kmers
-from epinformer_jax.model.architecture import ExpressionConfig
+from epinformer_jax.model import functional
 from epinformer_jax.train.checkpoint import ModelInfo
 
 CONFIG = dataclasses.replace(
@@ -74,7 +73,7 @@ def test_each_sequence_stands_once_and_every_slot_finds_its_own(genes):
 def test_embeddings_equal_the_dense_encoder(model, genes, kmer_table):
     codes = distinct.distinct(genes).codes
     assert any((own == 0).any() for own in codes)
-    table = distinct.kmer_table(model, 0, kmer_table)
+    table = kmer_tables.choose(model, 0, kmer_table)
     got = distinct.embed(model, codes, table=table, positions=600)
     encode = jax.jit(functional.encode, static_argnums=0)
     expected = encode(CONFIG, model.variables, *map(jnp.asarray, dense_embeddings(codes)))
@@ -136,39 +135,3 @@ def test_sequences_are_dealt_to_few_shapes_without_loss():
     assert batches.row_batches(lengths[:0], **shape, positions=9, compile_cost=1) == []
     with pytest.raises(ValueError, match="a sequence of 65 bases does not fit"):
         batches.row_batches(lengths + 1, **shape, positions=9, compile_cost=1)
-
-
-# --- the table
-
-
-def test_a_table_is_made_where_it_pays_and_memory_allows(model, monkeypatch, caplog):
-    caplog.set_level("INFO")
-    monkeypatch.setattr(distinct, "_free_bytes", lambda: 1e12)
-    many = 10**6  # the tiny tables cost far less than the published ones
-    assert distinct.kmer_table(model, 0, "auto") is None
-    assert distinct.kmer_table(model, many, "off") is None
-    table = distinct.kmer_table(model, many, "auto")
-    assert table.values.shape == (4**6, 3) and "k-mer table of 4096 rows" in caplog.text
-    monkeypatch.setattr(distinct, "_free_bytes", lambda: 1000.0)
-    assert isinstance(distinct.kmer_table(model, many, "auto"), kmers.Taps)
-    assert "no k-mer table" in caplog.text
-    monkeypatch.setattr(distinct.jax, "default_backend", lambda: "gpu")
-    assert distinct.kmer_table(model, many, "auto") is None  # its convolutions are faster
-    assert distinct.kmer_table(model, many, "on") is not None
-    with pytest.raises(ValueError, match="known are auto, on, small, off"):
-        distinct.kmer_table(model, many, "maybe")
-
-
-def test_taps_are_made_once_for_a_model(model):
-    first = distinct.kmer_table(model, 1, "small")
-    assert distinct.kmer_table(model, 1, "small") is first
-    other = model._replace(variables=jax.tree.map(lambda x: x + 1, model.variables))
-    assert distinct.kmer_table(other, 1, "small") is not first
-
-
-def test_a_stem_of_one_base_has_no_table():
-    config = ExpressionConfig(encoder=dataclasses.replace(CONFIG.encoder, stem_width=1))
-    one = ensembles.Model("one", functional.Variables({}, {}), ModelInfo(config, label="rna"))
-    assert distinct.kmer_table(one, 10**12, "auto") is None
-    with pytest.raises(ValueError, match="need a stem of 2 bases"):
-        distinct.kmer_table(one, 1, "on")

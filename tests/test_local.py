@@ -128,8 +128,9 @@ def test_embedding_of_every_substitution_equals_the_naive_one(changes):
     compare(found, tiles, expected, valid)
 
 
+@pytest.mark.parametrize("build", [kmers.build, kmers.build_taps])
 @pytest.mark.parametrize("stem_width", [4, 5])
-def test_positions_that_a_table_can_answer_are_read_exactly(stem_width):
+def test_positions_that_a_table_can_answer_are_read_exactly(stem_width, build):
     encoder = EncoderConfig(stem_channels=4, stem_width=stem_width, channels=(3, 4))
     config = dataclasses.replace(tiny_models.ACTIVITY, encoder=encoder, window_bp=48)
     variables = tiny_models.random_variables(config, seed=2, dtype=jnp.float64)
@@ -139,7 +140,7 @@ def test_positions_that_a_table_can_answer_are_read_exactly(stem_width):
     plain = local.is_plain(encoder, valid & (bases.max(axis=-1) == 1))
     assert plain.any() and not plain[0, 9] and not plain[1, 9] and plain[0, 24]
     tiles = tiles_over(valid, 8)
-    table = kmers.build(config, variables)
+    table = build(config, variables)
     found = jax.jit(local.activity_changes, static_argnums=0)(
         config, variables, reference, tiles, table
     )

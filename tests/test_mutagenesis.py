@@ -170,14 +170,18 @@ def test_sequence_effects_are_those_of_mutated_sequences(length):
         assert scan.effects[base, position] == pytest.approx(effect, abs=ATOL)
 
 
-def test_a_table_changes_no_effect(genome):
+@pytest.mark.parametrize("choice", ["on", "small"])
+def test_a_table_changes_no_effect(genome, genes, choice):
     model = model_of(ACTIVITY)
     stretches = [region(genome), region(genome, "chr1", 0, 20)]
-    plain = mutate_stretches([model], stretches)
-    table = saturation.build_table(model)
-    read = mutate_stretches([model], stretches, tables={model.name: table})
+    plain = mutate_stretches([model], stretches, kmer_table="off")
+    read = mutate_stretches([model], stretches, kmer_table=choice)
+    model, sites = model_of(EXPRESSION, seed=8), [Site(0, 1), Site(1, 0)]
+    plain += mutate_genes([model], genes, sites, ensemble="all", kmer_table="off")
+    read += mutate_genes([model], genes, sites, ensemble="all", kmer_table=choice)
     for one, other in zip(plain, read, strict=True):
         np.testing.assert_allclose(one.effects, other.effects, rtol=0, atol=ATOL)
+        assert np.abs(one.effects).max() > 1e-4
 
 
 def test_reverse_complement_gives_the_mirror_image_when_strands_are_averaged(genome):

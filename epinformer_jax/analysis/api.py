@@ -32,9 +32,9 @@ from epinformer_jax.analysis.api_inputs import (
     read_table,
 )
 from epinformer_jax.analysis.attribution_file import Attributions
-from epinformer_jax.analysis.distinct import KmerTable
 from epinformer_jax.analysis.ensembles import Ensemble
 from epinformer_jax.analysis.inputs import GeneInputs
+from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.analysis.predict import Expression
 from epinformer_jax.analysis.variants import Scores
 from epinformer_jax.data import batches, sequence, tables

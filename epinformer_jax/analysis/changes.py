@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from tqdm import tqdm
 
-from epinformer_jax.analysis import distinct, inputs, slots
-from epinformer_jax.analysis.distinct import KmerTable
+from epinformer_jax.analysis import inputs, kmer_tables, slots
 from epinformer_jax.analysis.ensembles import Model
 from epinformer_jax.analysis.inputs import GeneInputs
+from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.analysis.slots import Edit, Embedded
 from epinformer_jax.data import features, sequence
 from epinformer_jax.data.batches import Sequences
@@ -74,7 +74,7 @@ class Run:
       changes: all of them on all elements.
       swaps: sequences that changes name.
       batch_size: genes encoded at once.
-      kmer_table: what answers for the first block, see `distinct.kmer_table`.
+      kmer_table: what answers for the first block, see `kmer_tables.choose`.
       tables: tables that are there already, by model name.
     """
 
@@ -130,7 +130,7 @@ def _table(run: Run, model: Model, strands: Sequence[GeneSet], chosen) -> Table 
     """A k-mer table, where it is wanted for the genes' distinct sequences."""
     codes = {own.tobytes() for i in chosen for own in strands[0].sequences[i].codes}
     bases = len(strands) * sum(map(len, codes))
-    return distinct.kmer_table(model, bases, run.kmer_table) if bases else None
+    return kmer_tables.choose(model, bases, run.kmer_table) if bases else None
 
 
 def _over_models(befores, afters, counts, speaking) -> Effects:

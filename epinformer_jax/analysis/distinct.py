@@ -7,13 +7,11 @@ grows by those numbers only.
 """
 
 import functools
-import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 from jaxtyping import Float, Int, UInt8
 
 from epinformer_jax.analysis.ensembles import Model
@@ -22,14 +20,8 @@ from epinformer_jax.data.batches import Sequences
 from epinformer_jax.model import functional, kmers, packing
 from epinformer_jax.model.architecture import ExpressionConfig
 
-KmerTable = Literal["auto", "on", "small", "off"]
-KMER_TABLES = ("auto", "on", "small", "off")
 SLOT_STEPS = (8, 16, 32)  # slots of genes that are computed together, below the model's own number
-# Measured on two cores: bases that the layers encode while a width is compiled, and those that taps
-# encode while a table of 4^11 k-mers is made, beyond what the table itself takes for them.
-COMPILE_BASES = 500_000
-TABLE_BASES = 20_000_000
-TAPS_BASES = 10_000  # a gene: taps take as long to make as 150,000 bases, and serve later calls too
+COMPILE_BASES = 500_000  # measured on two cores: encoded by the layers while a width is compiled
 
 Codes = UInt8[np.ndarray, "_"]
 
@@ -69,75 +61,6 @@ def distinct(sequences: Sequence[Sequences]) -> Distinct:
     return Distinct(codes, of_slot)
 
 
-def kmer_table(model: Model, bases: int, wanted: str) -> kmers.Table | kmers.Taps | None:
-    """What answers for a model's first block where `bases` to encode are worth it: `on` the table
-    of its k-mers, `small` taps (model/kmers.py), `off` the layers.
-
-    `auto` takes what is fastest, the table only if half of the free memory is enough for it; on
-    accelerators, whose convolutions are faster, no taps.
-
-    Raises:
-      ValueError: `wanted` is unknown, or a table is wanted of a network that can have none.
-    """
-    if wanted not in KMER_TABLES:
-        raise ValueError(f"kmer_table={wanted!r} is unknown; known are {', '.join(KMER_TABLES)}")
-    config = model.info.model
-    if wanted == "auto":
-        wanted = _fastest(model, bases)
-    if wanted == "off":
-        return None
-    if wanted == "small":
-        return _taps(config, _Same(model.variables))
-    started = time.monotonic()
-    table = jax.block_until_ready(kmers.build(config, jax.device_put(model.variables)))
-    logging.info(
-        "%s: k-mer table of %d rows, %.1f GB, made in %.1f s; %.1f million bases are encoded by it",
-        model.name,
-        len(table.values),
-        table.values.nbytes / 1e9,
-        time.monotonic() - started,
-        bases / 1e6,
-    )
-    return table
-
-
-class _Same(NamedTuple):
-    """Weights as a key: equal to themselves alone."""
-
-    variables: functional.Variables
-
-    def __hash__(self) -> int:
-        return id(self.variables)
-
-    def __eq__(self, other) -> bool:
-        return self.variables is other.variables
-
-
-@functools.lru_cache(maxsize=2)
-def _taps(config: ExpressionConfig, weights: _Same) -> kmers.Taps:
-    """Taps of the models that were asked last, 100 MB each."""
-    return kmers.build_taps(config, jax.device_put(weights.variables))
-
-
-def _fastest(model: Model, bases: int) -> str:
-    encoder = model.info.model.encoder
-    needed = kmers.table_bytes(encoder)
-    share = needed / _PUBLISHED_BYTES
-    if encoder.stem_width < 2:
-        return "off"
-    if bases > TABLE_BASES * share:
-        if 2 * needed <= _free_bytes():
-            return "on"
-        logging.info(
-            "%s: no k-mer table: it takes %.1f GB, more than half of the free memory "
-            "(--kmer-table on builds it all the same)",
-            model.name,
-            needed / 1e9,
-        )
-    is_cpu = jax.default_backend() == "cpu"
-    return "small" if is_cpu and bases > TAPS_BASES * share else "off"
-
-
 def embed(
     model: Model,
     codes: Sequence[Codes],
@@ -152,7 +75,8 @@ def embed(
     With `chosen` only these are embedded, and other rows are zero; batches of several choices have
     shapes in common.
 
-    With a `table` (`kmer_table`) those without unknown bases take their first block from it.
+    With a `table` (`kmer_tables.choose`) those without unknown bases take their first block from
+    it.
 
     Raises:
       ValueError: a sequence is longer than the model's window.
@@ -273,19 +197,3 @@ def _interact_step(config: ExpressionConfig):
         return prediction, attention.mean(axis=1)
 
     return jax.jit(step)
-
-
-_PUBLISHED_BYTES = kmers.table_bytes(ExpressionConfig().encoder)
-
-
-def _free_bytes() -> float:
-    """Free memory of the device, as far as it says."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    try:
-        with open("/proc/meminfo") as lines:
-            sizes = dict(line.split(":") for line in lines)
-        return 1024 * float(sizes["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return float("inf")

@@ -16,9 +16,9 @@ from epinformer_jax.analysis import (
     activity,
     element_table,
     ensembles,
+    kmer_tables,
     mutagenesis_output,
     predict,
-    saturation,
     tracks,
 )
 from epinformer_jax.analysis.ensembles import Model
@@ -151,11 +151,6 @@ def of_genes(
     return mutate_genes(models, genes, sites, **options)
 
 
-def build_tables(models: Sequence[Model]) -> dict[str, saturation.Table]:
-    """A k-mer table for each model; 2 GB each for published networks."""
-    return {model.name: saturation.build_table(model) for model in models}
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `epinformer mutagenesis`."""
     predict.add_input_arguments(parser)
@@ -194,13 +189,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--average-strands", action="store_true", help="mean of both strands, turned back"
     )
-    parser.add_argument(
-        "--kmer-table",
-        choices=("on", "off"),
-        default="off",
-        help="read the first block from a table of k-mers, 2 GB and some 10 s a model: worth it "
-        "from about 20 kb on (default: off)",
-    )
+    kmer_tables.add_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="effects, .npz")
     parser.add_argument("--bigwig", type=Path, help="contributions as bigWig")
     parser.add_argument("--bedgraph", type=Path, help="the same as bedGraph, .gz or plain")
@@ -263,7 +252,7 @@ def _run_regions(args: argparse.Namespace) -> list[Scan]:
         insertions=args.insertions,
         ensemble=args.ensemble,
         average_strands=args.average_strands,
-        tables=build_tables(models) if args.kmer_table == "on" else None,
+        kmer_table=args.kmer_table,
         show_progress=True,
     )
 
@@ -288,7 +277,7 @@ def _run_genes(args: argparse.Namespace) -> list[Scan]:
         ensemble=args.ensemble,
         force=args.force,
         average_strands=args.average_strands,
-        tables=build_tables(models) if args.kmer_table == "on" else None,
+        kmer_table=args.kmer_table,
         batch_size=args.batch_size,
         show_progress=True,
     )

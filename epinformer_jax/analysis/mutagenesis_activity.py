@@ -17,14 +17,15 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from tqdm import tqdm
 
-from epinformer_jax.analysis import edits, ensembles, saturation
-from epinformer_jax.analysis.edits import Edit
+from epinformer_jax.analysis import edits, ensembles, kmer_tables, saturation
+from epinformer_jax.analysis.edits import Edit, Series
 from epinformer_jax.analysis.ensembles import Ensemble, Model
+from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.analysis.mutagenesis_output import Scan
 from epinformer_jax.analysis.saturation import Window
 from epinformer_jax.data import sequence
 from epinformer_jax.model import functional
-from epinformer_jax.model.kmers import Table
+from epinformer_jax.model.kmers import Table, Taps
 
 SEQUENCES_AT_ONCE = 256
 
@@ -72,7 +73,8 @@ def mutate_stretches(
     insertions: Sequence[str] = (),
     ensemble: Ensemble = "auto",
     average_strands: bool = False,
-    tables: Mapping[str, Table] | None = None,
+    kmer_table: KmerTable = "auto",
+    tables: Mapping[str, Table | Taps] | None = None,
     show_progress: bool = False,
 ) -> list[Scan]:
     """Every substitution of every stretch, by the activity models that speak about its chromosome.
@@ -84,8 +86,9 @@ def mutate_stretches(
         stays; at its right end the genome moves. A sequence without flanks that fits the window is
         put in its middle anew.
       average_strands: mean of both strands.
-      tables: k-mer tables (saturation.build_table) by model name: many times faster where many
-        bases are mutated.
+      kmer_table: auto, on, small or off: what answers for a model's first layers, see
+        `kmer_tables.choose`.
+      tables: k-mer tables that are there already, by model name.
 
     Raises:
       ValueError: nothing to mutate, an empty stretch, a step that is not 1 to the window, or as
@@ -104,40 +107,51 @@ def mutate_stretches(
     names = [stretch.name for stretch in stretches]
     speaking = ensembles.speakers(models, splits, names, ensemble)
     folds, seen = ensembles.fold_and_training(models, splits, speaking)
-    scans = []
-    total = int((speaking * np.array([s.length for s in stretches])[None]).sum())
+    series = [edits.series(stretch.length, deletions, insertions) for stretch in stretches]
+    bases = (1 + average_strands) * np.array([stretch.length for stretch in stretches])
+    parts = [[] for _ in stretches]
     with tqdm(
-        total=total * (1 + average_strands), unit="bp", disable=None if show_progress else True
+        total=int((speaking * bases[None]).sum()),
+        unit="bp",
+        disable=None if show_progress else True,
     ) as bar:
-        for column, stretch in enumerate(stretches):
-            series = edits.series(stretch.length, deletions, insertions)
-            parts = []
-            for row in np.flatnonzero(speaking[:, column]).tolist():
-                table = (tables or {}).get(models[row].name)
-                parts.append(
-                    _by_model(models[row], stretch, step_bp, series, average_strands, table, bar)
-                )
-            effects = np.stack([changed - reference[None] for reference, changed, _ in parts])
-            indels = {s.name: np.full(stretch.length, np.nan) for s in series}
-            for place, one in enumerate(series):
-                indels[one.name][one.starts] = np.mean([found[place] for *_, found in parts], 0)
-            scans.append(
-                Scan(
-                    name=stretch.name,
-                    chrom=stretch.chrom,
-                    start=stretch.start,
-                    codes=stretch.own,
-                    reference=np.mean([reference for reference, *_ in parts], axis=0),
-                    effects=effects.mean(axis=0),
-                    sd=effects.std(axis=0) if len(parts) > 1 else None,
-                    indels=indels,
-                    fold=folds[column],
-                    in_training=seen[column],
-                    role="region" if stretch.flank else "sequence",
-                    label=models[0].info.label,
-                )
-            )
-    return scans
+        for model, speaks in zip(models, speaking, strict=True):
+            table = (tables or {}).get(model.name)
+            if table is None:
+                worth = kmer_tables.MUTATED_BASES * int(bases[speaks].sum())
+                table = kmer_tables.choose(model, worth, kmer_table)
+            for column in np.flatnonzero(speaks).tolist():
+                given = model, stretches[column], step_bp, series[column], average_strands
+                parts[column].append(_by_model(*given, table, bar))
+            del table  # 2 GB: not two at once
+    return [
+        dataclasses.replace(
+            _scan(stretch, own, one, models[0].info.label), fold=fold, in_training=in_training
+        )
+        for stretch, own, one, fold, in_training in zip(
+            stretches, parts, series, folds, seen, strict=True
+        )
+    ]
+
+
+def _scan(stretch: Stretch, parts, series: Sequence[Series], label: str) -> Scan:
+    """The mean over models; each gives what `_by_model` gives."""
+    effects = np.stack([changed - reference[None] for reference, changed, _ in parts])
+    indels = {one.name: np.full(stretch.length, np.nan) for one in series}
+    for place, one in enumerate(series):
+        indels[one.name][one.starts] = np.mean([found[place] for *_, found in parts], axis=0)
+    return Scan(
+        name=stretch.name,
+        chrom=stretch.chrom,
+        start=stretch.start,
+        codes=stretch.own,
+        reference=np.mean([reference for reference, *_ in parts], axis=0),
+        effects=effects.mean(axis=0),
+        sd=effects.std(axis=0) if len(parts) > 1 else None,
+        indels=indels,
+        role="region" if stretch.flank else "sequence",
+        label=label,
+    )
 
 
 def _by_model(model: Model, stretch: Stretch, step_bp, series, average_strands, table, bar):
@@ -158,7 +172,7 @@ def _by_model(model: Model, stretch: Stretch, step_bp, series, average_strands, 
     return reference, changed, indels
 
 
-def _one_strand(model: Model, stretch: Stretch, step_bp: int, series, table: Table | None):
+def _one_strand(model: Model, stretch: Stretch, step_bp: int, series, table: Table | Taps | None):
     window_bp = model.info.model.window_bp
     starts, of_position = lay_windows(
         stretch.length, window_bp, step_bp, has_flanks=stretch.flank > 0

@@ -20,6 +20,7 @@ from epinformer_jax.analysis import (
     edits,
     ensembles,
     inputs,
+    kmer_tables,
     mutagenesis_activity,
     predict,
     saturation,
@@ -29,6 +30,7 @@ from epinformer_jax.analysis import (
 from epinformer_jax.analysis.edits import Series
 from epinformer_jax.analysis.ensembles import Ensemble, Model
 from epinformer_jax.analysis.inputs import GeneInputs
+from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.analysis.mutagenesis_output import Scan
 from epinformer_jax.data import elements, features
 from epinformer_jax.data.batches import Sequences
@@ -37,7 +39,7 @@ from epinformer_jax.data.loader import GeneSet
 from epinformer_jax.data.records import GeneExample
 from epinformer_jax.model import local, local_genes
 from epinformer_jax.model.architecture import ExpressionConfig
-from epinformer_jax.model.kmers import Table
+from epinformer_jax.model.kmers import Table, Taps
 from epinformer_jax.model.local_genes import Gene, Scalars, Slots
 
 FOLLOWING = ("activity", "dnase", "h3k27ac")  # activity is sqrt(DNase x H3K27ac): all three scale
@@ -67,7 +69,7 @@ class _Task:
     site: Site
     series: list[Series]
     factors: Float[np.ndarray, "4 L"] | None
-    table: Table | None = None
+    table: Table | Taps | None = None
 
     def turned(self) -> "_Task":
         """The task with edits and factors as the other strand has them."""
@@ -91,7 +93,8 @@ def mutate_genes(
     ensemble: Ensemble = "auto",
     force: bool = False,
     average_strands: bool = False,
-    tables: Mapping[str, Table] | None = None,
+    kmer_table: KmerTable = "auto",
+    tables: Mapping[str, Table | Taps] | None = None,
     batch_size: int = predict.BATCH_SIZE,
     show_progress: bool = False,
 ) -> list[Scan]:
@@ -100,8 +103,8 @@ def mutate_genes(
     A sequence that a deletion or insertion has made shorter or longer is put in the middle of its
     window anew, and cropped around its middle where it does not fit; the activity keeps its value.
     `average_strands` takes the mean of all sequences as they are and all reverse-complemented.
-    `tables` are k-mer tables (saturation.build_table) by model name; `batch_size` genes are encoded
-    at once.
+    `kmer_table` says what answers for a model's first layers (`kmer_tables.choose`); `tables` are
+    there already, by model name. `batch_size` genes are encoded at once.
 
     Raises:
       ValueError: no site, a slot that a gene does not have, activity models of another kind of
@@ -119,30 +122,43 @@ def mutate_genes(
     schema = features.from_dict(info.schema)
     strands = [genes, inputs.other_strand(genes)][: 1 + average_strands]
     strands = [(own, inputs.on_scale_of(own, schema, info.model.slots - 1)) for own in strands]
-    tables = tables or {}
-    embedded = _Embeddings(models, [own for _, own in strands], sites, speaking, tables, batch_size)
-    scans = []
+    codes = [strands[0][1].sequences[site.gene].codes[site.slot] for site in sites]
+    factors = _factors(activity_models, codes, splits, ensemble, average_strands, kmer_table)
+    series = [edits.series(len(own), deletions, insertions) for own in codes]
+    by_model = [[] for _ in sites]
     total = int(speaking.sum()) * len(strands)
     with tqdm(total=total, unit="sequence", disable=None if show_progress else True) as bar:
-        for column, site in enumerate(sites):
-            codes = strands[0][1].sequences[site.gene].codes[site.slot]
-            factors = _factors(activity_models, codes, splits[column], ensemble, average_strands)
-            series = edits.series(len(codes), deletions, insertions)
-            by_model = []
-            for row in np.flatnonzero(speaking[:, column]).tolist():
-                parts = []
+        for model, speaks in zip(models, speaking, strict=True):
+            columns = np.flatnonzero(speaks).tolist()
+            used = sorted({sites[column].gene for column in columns})
+            table = (tables or {}).get(model.name)
+            if table is None:
+                worth = kmer_tables.MUTATED_BASES * sum(len(codes[column]) for column in columns)
+                worth += sum(int(strands[0][1].sequences[gene].lengths.sum()) for gene in used)
+                table = kmer_tables.choose(model, len(strands) * worth, kmer_table)
+            embedded = [_embeddings(model, own, used, table, batch_size) for _, own in strands]
+            for column in columns:
+                parts, site = [], sites[column]
                 for strand, (own, data) in enumerate(strands):
-                    table = tables.get(models[row].name)
-                    task = _Task(models[row], own, data, schema, site, series, factors, table)
-                    found = _one_strand(
-                        task.turned() if strand else task, embedded.of(row, strand, site.gene)
-                    )
+                    given = site, series[column], factors[column], table
+                    task = _Task(model, own, data, schema, *given)
+                    task = task.turned() if strand else task
+                    found = _one_strand(task, embedded[strand][site.gene])
                     parts.append(_turned(found) if strand else found)
                     bar.update(1)
-                by_model.append([np.mean(found, axis=0) for found in zip(*parts, strict=True)])
-            scan = _scan(genes.examples[site.gene], site, codes, by_model, series, info)
-            scans.append(dataclasses.replace(scan, fold=folds[column], in_training=seen[column]))
-    return scans
+                mean = [np.mean(found, axis=0) for found in zip(*parts, strict=True)]
+                by_model[column].append(mean)
+            del table  # 2 GB: not two at once
+    return [
+        dataclasses.replace(
+            _scan(genes.examples[site.gene], site, own, found, one, info),
+            fold=fold,
+            in_training=in_training,
+        )
+        for site, own, found, one, fold, in_training in zip(
+            sites, codes, by_model, series, folds, seen, strict=True
+        )
+    ]
 
 
 def sites_of(
@@ -184,29 +200,13 @@ def place_name(chrom: str, start: int, end: int) -> str:
     return f"{chrom}:{start + 1}-{end}"
 
 
-class _Embeddings:
-    """Embeddings of the genes that have sites, by model and strand; made when first asked for."""
-
-    def __init__(self, models, data: Sequence[GeneSet], sites, speaking, tables, batch_size: int):
-        self._models, self._data = models, data
-        self._tables, self._batch_size = tables, batch_size
-        self._genes = [
-            sorted({site.gene for site, speaks in zip(sites, mine, strict=True) if speaks})
-            for mine in speaking
-        ]
-        self._made: dict[tuple[int, int], dict[int, np.ndarray]] = {}
-
-    def of(self, model: int, strand: int, gene: int) -> Float[np.ndarray, "S D"]:
-        """Every slot of one gene."""
-        if (model, strand) not in self._made:
-            genes = self._genes[model]
-            sequences = [self._data[strand].sequences[own] for own in genes]
-            own = self._models[model]
-            table = self._tables.get(own.name, "auto")
-            found = slots.embed_all(own, sequences, batch_size=self._batch_size, table=table)
-            parts = [own.embeddings for own in found]
-            self._made[model, strand] = dict(zip(genes, parts, strict=True))
-        return self._made[model, strand][gene]
+def _embeddings(
+    model: Model, data: GeneSet, genes: Sequence[int], table: Table | Taps | None, batch_size: int
+) -> dict[int, Float[np.ndarray, "S D"]]:
+    """Every slot of some genes."""
+    sequences = [data.sequences[gene] for gene in genes]
+    found = slots.embed_all(model, sequences, batch_size=batch_size, table=table)
+    return dict(zip(genes, (own.embeddings for own in found), strict=True))
 
 
 def _one_strand(task: _Task, embeddings: Float[np.ndarray, "S D"]) -> list[np.ndarray]:
@@ -301,16 +301,28 @@ def _scaled(task: _Task, factors: Float[np.ndarray, "M"]) -> Scalars:
 
 
 def _factors(
-    models: Sequence[Model], codes: edits.Codes, split: str, ensemble: Ensemble, strands: bool
-) -> Float[np.ndarray, "4 L"] | None:
-    """How much activity changes with each substitution of a sequence; None without models."""
+    models: Sequence[Model],
+    codes: Sequence[edits.Codes],
+    splits: Sequence[str],
+    ensemble: Ensemble,
+    strands: bool,
+    kmer_table: KmerTable,
+) -> list[Float[np.ndarray, "4 L"] | None]:
+    """How much activity changes with each substitution of sequences; None without models."""
     if not models:
-        return None
-    stretch = mutagenesis_activity.Stretch("the sequence of a slot", codes, split=split)
-    (scan,) = mutagenesis_activity.mutate_stretches(
-        models, [stretch], ensemble=ensemble, average_strands=strands
+        return [None] * len(codes)
+    scans = mutagenesis_activity.mutate_stretches(
+        models,
+        [
+            mutagenesis_activity.Stretch("the sequence of a slot", own, split=split)
+            for own, split in zip(codes, splits, strict=True)
+        ],
+        ensemble=ensemble,
+        average_strands=strands,
+        kmer_table=kmer_table,
     )
-    return _BASES[models[0].info.label_transform["name"]] ** scan.effects
+    base = _BASES[models[0].info.label_transform["name"]]
+    return [base**scan.effects for scan in scans]
 
 
 def _scan(example: GeneExample, site: Site, codes, by_model, series, info) -> Scan:

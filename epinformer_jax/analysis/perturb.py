@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from epinformer_jax.analysis import activity, changes, ensembles, predict, scales
+from epinformer_jax.analysis import activity, changes, ensembles, kmer_tables, predict, scales
 from epinformer_jax.analysis.changes import SCALED, Change, Codes, Effects
-from epinformer_jax.analysis.distinct import KmerTable
 from epinformer_jax.analysis.element_table import (
     add_gene_argument,
     element_counts,
@@ -26,6 +25,7 @@ from epinformer_jax.analysis.element_table import (
 )
 from epinformer_jax.analysis.ensembles import Ensemble, Model
 from epinformer_jax.analysis.inputs import GeneInputs
+from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.data import features, label_scale, tables
 from epinformer_jax.data.features import FeatureSchema
 from epinformer_jax.model.kmers import Table, Taps
@@ -82,7 +82,7 @@ def perturb_elements(
       label_transform: how the label was made, instead of what the model says.
       promoters: chrom and tss of all genes, for the class; of the genes given without that.
       kmer_table: auto, on, small or off; see `analysis.predict.predict_expression`.
-      tables: k-mer tables (mutagenesis.build_tables) that are there already, by model name.
+      tables: k-mer tables (kmer_tables.choose) that are there already, by model name.
 
     Raises:
       ValueError: nothing to change, no gene with an element, a dose that is negative or changes
@@ -154,7 +154,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_label_argument(parser: argparse.ArgumentParser) -> None:
     """The option that says how the label was made, for fold changes."""
-    predict.add_table_argument(parser)
+    kmer_tables.add_argument(parser)
     parser.add_argument(
         "--label-transform",
         type=_transform,

@@ -15,10 +15,10 @@ from absl import logging
 from jaxtyping import Float
 from tqdm import tqdm
 
-from epinformer_jax.analysis import distinct, ensembles, inputs, scales
-from epinformer_jax.analysis.distinct import KmerTable
+from epinformer_jax.analysis import distinct, ensembles, inputs, kmer_tables, scales
 from epinformer_jax.analysis.ensembles import Ensemble, Model
 from epinformer_jax.analysis.inputs import GeneInputs
+from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.data import features, sequence, tables
 from epinformer_jax.data.elements import ElementRule
 from epinformer_jax.data.genome import Genome
@@ -66,7 +66,7 @@ def predict_expression(
 
     Each distinct sequence is encoded once for each model (and strand). `average_strands` takes the
     mean over all sequences as they are and all reverse-complemented. `batch_size` bounds memory,
-    not time. `kmer_table` says what answers for a model's first block (`distinct.kmer_table`): `on`
+    not time. `kmer_table` says what answers for a model's first block (`kmer_tables.choose`): `on`
     a table (2.1 GB for the published network, and seconds to make), `small` its taps (100 MB),
     `off` the layers; `auto` what is fastest.
 
@@ -128,19 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="mean of all sequences and their other strand",
     )
-    add_table_argument(parser)
-
-
-def add_table_argument(parser: argparse.ArgumentParser) -> None:
-    """The option of commands that may encode so much that a k-mer table pays."""
-    parser.add_argument(
-        "--kmer-table",
-        choices=distinct.KMER_TABLES,
-        default="auto",
-        help="what answers for a model's first layers: on: a table of all 11-mers, 2.1 GB and "
-        "seconds to make; small: tables of 8-mers, 100 MB; off: the layers; auto: what is fastest "
-        "for so many bases, if memory allows (default: auto)",
-    )
+    kmer_tables.add_argument(parser)
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
@@ -253,7 +241,7 @@ def _embed(model: Model, strands, used, kmer_table: KmerTable, batch_size: int, 
     if not len(used):
         return
     bases = len(strands) * sum(len(strands[0][i]) for i in used)
-    table = distinct.kmer_table(model, bases, kmer_table)
+    table = kmer_tables.choose(model, bases, kmer_table)
     positions = batch_size * BASES_PER_GENE
     for codes in strands:
         yield distinct.embed(model, codes, table=table, positions=positions, chosen=used, bar=bar)

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from epinformer_jax.analysis.ensembles import Model
 from epinformer_jax.data import sequence
-from epinformer_jax.model import kmers, local
+from epinformer_jax.model import local
 from epinformer_jax.model.architecture import ModelConfig
-from epinformer_jax.model.kmers import Table
+from epinformer_jax.model.kmers import Table, Taps
 from epinformer_jax.model.local import Tiles
 
 Codes = UInt8[np.ndarray, "_"]
@@ -82,12 +82,12 @@ def predict_activity(
     model: Model,
     windows: Sequence[Window],
     *,
-    table: Table | None = None,
+    table: Table | Taps | None = None,
     update: Callable[[int], object] = lambda windows: None,
 ) -> Predicted:
     """log activity of windows and of all their substitutions, in float64.
 
-    `table` is kmers.build's of this very model; `update` hears of windows done.
+    `table` is kmer_tables.choose's of this very model; `update` hears of windows done.
     """
     config, unknown = model.info.model, model.info.unknown_base
     variables = jax.device_put(model.variables)
@@ -104,8 +104,8 @@ def predict_activity(
         own = refer(variables, *arrays(filled, unknown))
         reference[first : first + len(chosen)] = np.asarray(own.answer)[: len(chosen)]
 
-        def call(batch: Batch, table: Table | None, own=own):
-            return np.asarray(change(variables, own, batch.tiles(), table))[None]
+        def call(batch: Batch, table: Table | Taps | None, own=own):
+            return change(variables, own, batch.tiles(), table)[None]
 
         part = changed[None, first : first + len(chosen)]
         fill(part, chosen, config, table, call)
@@ -119,8 +119,8 @@ def fill(
     values: Float[np.ndarray, "K N 4 L"],
     windows: Sequence[Window],
     config: ModelConfig,
-    table: Table | None,
-    call: Callable[[Batch, Table | None], object],
+    table: Table | Taps | None,
+    call: Callable[[Batch, Table | Taps | None], object],
 ) -> None:
     """Puts the answers of `call`, [K, T, V, Q], into the wanted places of `values`, base by base,
     except those of the base that stands there.
@@ -136,17 +136,27 @@ def fill(
             (table, [window.wanted & own for window, own in pairs], tile),
             (None, [window.wanted & ~own for window, own in pairs], stride),
         ]
+    waiting = None
     for own_table, wanted, size in plans:
         for batch in batches(windows, wanted, config, tile=size):
-            found = np.asarray(call(batch, own_table), np.float64)
-            for place in range(batch.count):
-                row, positions = batch.rows[place], batch.positions[place]
-                is_wanted = wanted[row][positions] & (
-                    positions == batch.starts[place] + np.arange(len(positions))
-                )
-                alleles = batch.alleles[place][:, is_wanted]
-                answers = found[:, place][:, :, is_wanted]
-                values[:, row, alleles, positions[None, is_wanted]] = answers
+            found = call(batch, own_table)
+            if waiting is not None:  # the next batch is computed while this one is fetched
+                _store(values, *waiting)
+            waiting = wanted, batch, found
+    if waiting is not None:
+        _store(values, *waiting)
+
+
+def _store(values, wanted, batch: Batch, found) -> None:
+    found = np.asarray(found, np.float64)
+    for place in range(batch.count):
+        row, positions = batch.rows[place], batch.positions[place]
+        is_wanted = wanted[row][positions] & (
+            positions == batch.starts[place] + np.arange(len(positions))
+        )
+        alleles = batch.alleles[place][:, is_wanted]
+        answers = found[:, place][:, :, is_wanted]
+        values[:, row, alleles, positions[None, is_wanted]] = answers
 
 
 def batches(
@@ -202,11 +212,6 @@ def positions_at_once(config: ModelConfig) -> int:
 def compiled(function, config: ModelConfig):
     """A pure function of (config, ...), jitted for a network."""
     return jax.jit(functools.partial(function, config))
-
-
-def build_table(model: Model) -> Table:
-    """The k-mer table of a model's first block; it takes seconds and 2 GB for published weights."""
-    return kmers.build(model.info.model, jax.device_put(model.variables))
 
 
 def put_standing(values: Float[np.ndarray, "*K 4 L"], window: Window, reference: float) -> None:

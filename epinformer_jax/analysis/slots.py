@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from epinformer_jax.analysis import distinct
+from epinformer_jax.analysis import distinct, kmer_tables
 from epinformer_jax.analysis.ensembles import Model
 from epinformer_jax.data import batches
 from epinformer_jax.data.batches import Sequences
@@ -163,7 +163,7 @@ def embed_all(
     else:
         if isinstance(table, str):
             bases = sum(len(codes) for codes in own.codes)
-            table = distinct.kmer_table(model, bases, table) if own.codes else None
+            table = kmer_tables.choose(model, bases, table) if own.codes else None
         embeddings = distinct.embed(model, own.codes, table=table, positions=positions)
         tangents = np.zeros_like(embeddings)
     return [Embedded(embeddings[rows], tangents[rows]) for rows in own.of_slot]

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from epinformer_jax.model import functional, layers
@@ -144,8 +145,8 @@ def lookup(table: Table, bases: Float[Array, "N L A"]) -> Float[Array, "N M C"]:
     """
     width = _width(table)
     count = (bases.shape[1] - width) // 2 + 1
-    numbers, _ = _numbers(bases, Frame(width, 2, 0), count)
-    return _take(table.values, numbers)
+    numbers, _ = numbers_of(bases, Frame(width, 2, 0), count)
+    return take(table.values, numbers)
 
 
 def first_block(
@@ -172,9 +173,12 @@ def first_block(
     nowhere = reading.index == size + reading.windows.shape[0]
     around = table.nothing[start // 2 : start // 2 + width // 2]
     if isinstance(table, Taps):
-        x = _block_by_taps(encoder, table, rows, dtype)
+        # where a base is unknown, anything
+        stem = stem_frame(encoder.config)
+        numbers, _ = numbers_of(rows.x, stem._replace(lead=stem.lead + 1), width + TAPS - 1)
+        x = block_by_taps(encoder, table, numbers, dtype)
     else:
-        x = _take(table.values, jnp.minimum(reading.index, size - 1))
+        x = take(table.values, jnp.minimum(reading.index, size - 1))
     x = jnp.where(nowhere[..., None], around[None], x)
     x = x.astype(rows.x.dtype)
     odd = _odd_windows(encoder, reading, start, window_bp, dtype)
@@ -201,7 +205,7 @@ def read(
     first_base = place * frame.stride - frame.lead
     holds_base = (first_base + frame.width > begin) & (first_base < end)
     shifted = frame._replace(lead=frame.lead - first * frame.stride)
-    numbers, is_known = _numbers(rows.x, shifted, count)
+    numbers, is_known = numbers_of(rows.x, shifted, count)
     slot = jnp.arange(len(rows.x))[:, None] * (2 * per_end)
     is_left = (place >= left) & (place < left + per_end)
     is_right = (place >= right) & (place < right + per_end)
@@ -222,22 +226,30 @@ def read(
     return Reading(index, _windows(rows, frame, row, position, unknown), row, position)
 
 
-def _numbers(
+def numbers_of(
     bases: Float[Array, "N L A"], frame: Frame, count: int
 ) -> tuple[Int[Array, "N P"], Bool[Array, "N P"]]:
-    """Number of each position's k-mer (its unknown bases read as A), and whether all are known."""
-    after = (count - 1) * frame.stride + frame.width - frame.lead - bases.shape[1]
-    digit = jnp.matmul(bases, jnp.arange(DIGITS, dtype=bases.dtype)).astype(jnp.int32)
+    """Number of each position's k-mer (its unknown bases read as A), and whether all are known.
+
+    A convolution in floats, exact below 2^24, because its result is kept: sums of digits would be
+    made anew for each channel of the rows that are looked up.
+    """
+    digit = jnp.matmul(bases, jnp.arange(DIGITS, dtype=bases.dtype))
     known = jnp.any(bases > 0, axis=-1)
-    digit, known = (
-        jax.lax.pad(x, x.dtype.type(0), ((0, 0, 0), (frame.lead, after, 0))) for x in (digit, known)
+    after = (count - 1) * frame.stride + frame.width - frame.lead - bases.shape[1]
+    worth = DIGITS ** np.arange(frame.width - 1, -1, -1)
+    kernel = np.zeros((frame.width, 2, 2), np.float32)
+    kernel[:, 0, 0], kernel[:, 1, 1] = worth, 1
+    found = jax.lax.conv_general_dilated(
+        jnp.stack([digit, known], axis=-1).astype(jnp.float32),
+        kernel,
+        (frame.stride,),
+        [(frame.lead, after)],
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        precision=jax.lax.Precision.HIGHEST,
     )
-    number, all_known = jnp.zeros((len(bases), count), jnp.int32), True
-    for base in range(frame.width):
-        seen = slice(base, base + (count - 1) * frame.stride + 1, frame.stride)
-        number = number * DIGITS + digit[:, seen]
-        all_known = all_known & known[:, seen]
-    return number, all_known
+    number = found[..., 0].astype(jnp.int32)
+    return number, found[..., 1] == frame.width
 
 
 def _windows(rows: Rows, frame: Frame, row, position, unknown: float) -> Float[Array, "M K A"]:
@@ -251,14 +263,17 @@ def _windows(rows: Rows, frame: Frame, row, position, unknown: float) -> Float[A
     return jnp.where(inside[..., None], found, 0)
 
 
-def _block_by_taps(encoder: Encoder, taps: Taps, rows: Rows, dtype: str) -> Float[Array, "N P C"]:
-    """The first block where all bases that a position sees are known; elsewhere anything."""
-    frame, width = stem_frame(encoder.config), rows.x.shape[1]
-    # one position more on either side, for the convolution's outer taps
-    numbers, _ = _numbers(rows.x, frame._replace(lead=frame.lead + 1), width + TAPS - 1)
-    y = sum(_take(taps.values, TAPS * numbers[:, tap : tap + width] + tap) for tap in range(TAPS))
+def block_by_taps(
+    encoder: Encoder, taps: Taps, numbers: Int[Array, "N K"], dtype: str
+) -> Float[Array, "N P C"]:
+    """The first block from the k-mers of consecutive stem positions, one more on either side than
+    positions that are answered: P = (K - 2) / 2.
+    """
+    count = numbers.shape[1] - TAPS + 1
+    # without the barriers each channel would read its number, and both of the pool's uses look up
+    numbers = jax.lax.optimization_barrier(numbers)
+    y = sum(take(taps.values, TAPS * numbers[:, tap : tap + count] + tap) for tap in range(TAPS))
     block = encoder.blocks[0]
-    # without the barrier both of the pool's uses would look up anew
     y = jax.lax.optimization_barrier(y)
     return block.finish(y, *block.norm.fixed(), dtype)
 
@@ -342,7 +357,7 @@ def _fill(config: ModelConfig, variables: Variables, values, sums, part):
     return jax.lax.dynamic_update_slice(values, answer.astype(values.dtype), (part * size, 0))
 
 
-def _take(values, numbers):
+def take(values, numbers):
     return values.at[numbers].get(mode="promise_in_bounds")
 
 

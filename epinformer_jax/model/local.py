@@ -27,8 +27,9 @@ from epinformer_jax.model.architecture import (
     ExpressionConfig,
     ModelConfig,
 )
+from epinformer_jax.model.encoder import Encoder
 from epinformer_jax.model.functional import Variables
-from epinformer_jax.model.kmers import Table
+from epinformer_jax.model.kmers import Frame, Table, Taps
 
 DTYPE = "float32"  # of `layers`: no cast to bfloat16
 
@@ -106,7 +107,7 @@ def embedding_changes(
     variables: Variables,
     reference: Reference,
     tiles: Tiles,
-    table: Table | None = None,
+    table: Table | Taps | None = None,
 ) -> Float[Array, "T V Q D"]:
     """Embeddings of the sequences with each substitution, as functional.encode gives them.
 
@@ -128,7 +129,7 @@ def activity_changes(
     variables: Variables,
     reference: Reference,
     tiles: Tiles,
-    table: Table | None = None,
+    table: Table | Taps | None = None,
 ) -> Float[Array, "T V Q"]:
     """log activity of the sequences with each substitution, as functional.activity gives it.
 
@@ -201,19 +202,22 @@ def _stages(model: nnx.Module) -> list[_Stage]:
     ]
 
 
-def _through_layers(model: Any, reference: Reference, tiles: Tiles, table: Table | None) -> _Change:
+def _through_layers(
+    model: Any, reference: Reference, tiles: Tiles, table: Table | Taps | None
+) -> _Change:
     convolved, outputs = reference.convolved, reference.outputs[1:]
-    blocks = len(model.encoder.blocks)
+    block = model.encoder.blocks[0]
     if table is None:
-        change = _through_stem(model.encoder.stem, reference, tiles)
+        change = _convolve(block.conv, _through_stem(model.encoder.stem, reference, tiles))
+        change = _finish_block(block, convolved[0], outputs[0], tiles.rows, change)
     else:
-        change = _by_table(model.config.encoder, table, reference, tiles)
-    for index, block in enumerate(model.encoder.blocks):
-        if index == 0 and table is not None:
-            continue
-        change = _through_block(block, convolved[index], outputs[index], tiles.rows, change)
-    for index, stage in enumerate(_stages(model), start=blocks):
-        change = _through_stage(stage, convolved[index], outputs[index], tiles.rows, change)
+        change = _by_kmers(model.encoder, table, reference, tiles)
+    for index, block in enumerate(model.encoder.blocks[1:], start=1):
+        change = _convolve(block.conv, change)
+        change = _finish_block(block, convolved[index], outputs[index], tiles.rows, change)
+    for index, stage in enumerate(_stages(model), start=len(model.encoder.blocks)):
+        change = _convolve(stage.conv, change, same=stage.same)
+        change = _finish_stage(stage, convolved[index], outputs[index], tiles.rows, change)
     return change
 
 
@@ -230,38 +234,59 @@ def _through_stem(stem: layers.Conv, reference: Reference, tiles: Tiles) -> _Cha
     return _Change(jnp.where(inside, change, 0), first)
 
 
-def _by_table(config: EncoderConfig, table: Table, reference: Reference, tiles: Tiles) -> _Change:
+def _by_kmers(encoder: Encoder, table: Table | Taps, reference: Reference, tiles: Tiles) -> _Change:
     """Stem and first block: a substitution changes one digit of the numbers of the k-mers it is
     in.
     """
-    frame = kmers.block_frame(config)
-    outputs = reference.outputs[1]
-    numbers = kmers._numbers(reference.bases, frame, outputs.shape[1])[0]
+    width = encoder.config.stem_width
+    frame, outputs = kmers.block_frame(encoder.config), reference.outputs[1]
     position = tiles.starts[:, None] + jnp.arange(tiles.bases.shape[2])[None]
-    reach = config.stem_width - 1 - (config.stem_width - 1) // 2 + 1
-    first = (position - reach) // frame.stride
-    index = _window(first, (config.stem_width + 4) // 2)
+    first = (position - (width - 1 - (width - 1) // 2 + 1)) // frame.stride
+    index = _window(first, (width + 4) // 2)
+    if isinstance(table, Table):
+        numbers = _changed_numbers(frame, reference, tiles, index)
+        new = kmers.take(table.values, numbers)
+    else:
+        stem = kmers.stem_frame(encoder.config)
+        around = _window(2 * first - 1, 2 * index.shape[2] + kmers.TAPS - 1)
+        numbers = _changed_numbers(stem, reference, tiles, around)
+        flat = numbers.reshape(-1, numbers.shape[3])
+        new = kmers.block_by_taps(encoder, table, flat, DTYPE)
+        new = new.reshape(*numbers.shape[:3], *new.shape[1:])
+    before, inside = _at(outputs, tiles.rows, index)
+    place = position[..., None] - (index * frame.stride - frame.lead)
+    inside = inside & ((place >= 0) & (place < frame.width))[:, None, ..., None]
+    return _Change(jnp.where(inside, new.astype(outputs.dtype) - before[:, None], 0), first)
+
+
+def _changed_numbers(
+    frame: Frame, reference: Reference, tiles: Tiles, index: Int[Array, "T Q W"]
+) -> Int[Array, "T V Q W"]:
+    """The k-mers that these positions see when the base is substituted."""
+    count = reference.bases.shape[1] // frame.stride
+    old, _ = _at(kmers.numbers_of(reference.bases, frame, count)[0][..., None], tiles.rows, index)
+    position = tiles.starts[:, None] + jnp.arange(tiles.bases.shape[2])[None]
+    old_bases, _ = _at(reference.bases, tiles.rows, position[..., None])
+    digits = jnp.arange(kmers.DIGITS, dtype=reference.bases.dtype)
+    swapped = jnp.matmul(tiles.bases - old_bases[:, None, :, 0], digits)
     place = position[..., None] - (index * frame.stride - frame.lead)
     is_in = (place >= 0) & (place < frame.width)
-    digits = jnp.arange(kmers.DIGITS, dtype=reference.bases.dtype)
-    old_bases, _ = _at(reference.bases, tiles.rows, position[..., None])
-    swapped = jnp.matmul(tiles.bases - old_bases[:, None, :, 0], digits).astype(jnp.int32)
-    worth = kmers.DIGITS ** jnp.where(is_in, frame.width - 1 - place, 0)
-    old, inside = _at(numbers[..., None], tiles.rows, index)
-    number = old[:, None, ..., 0] + swapped[..., None] * worth[:, None]
-    new = table.values[jnp.clip(number, 0, table.values.shape[0] - 1)].astype(outputs.dtype)
-    before, _ = _at(outputs, tiles.rows, index)
-    return _Change(jnp.where(inside & is_in[:, None, ..., None], new - before[:, None], 0), first)
+    worth = jnp.where(is_in, kmers.DIGITS ** jnp.where(is_in, frame.width - 1 - place, 0), 0)
+    # A product in floats, exact below 2^24, because it is kept: what is merely added up, a compiler
+    # adds up again for each channel of the rows that are looked up.
+    parts = jnp.stack([jnp.ones_like(swapped), swapped], axis=-1)
+    whole = jnp.stack([old[..., 0], worth], axis=2).astype(parts.dtype)
+    new = jnp.einsum("tvqk,tqkw->tvqw", parts, whole, precision=jax.lax.Precision.HIGHEST)
+    return jnp.clip(new.astype(jnp.int32), 0, kmers.DIGITS**frame.width - 1)
 
 
-def _through_block(block, convolved, outputs, rows, change: _Change) -> _Change:
-    """Convolution, BatchNorm, pool, ELU and residual over the window's differences.
+def _finish_block(block, convolved, outputs, rows, added: _Change) -> _Change:
+    """BatchNorm, pool, ELU and residual over the window's differences.
 
     The convolution's window may begin at the second position of a pair, so it is laid into one that
     begins with a pair and has room for both cases.
     """
-    added = _spread(change.x, block.conv)
-    start = change.first - 1
+    added, start = added
     first = start // 2
     pairs = (added.shape[3] + 2) // 2
     room = 2 * pairs - added.shape[3]
@@ -275,19 +300,16 @@ def _through_block(block, convolved, outputs, rows, change: _Change) -> _Change:
     return _Change(jnp.where(inside, new - before[:, None], 0), first)
 
 
-def _through_stage(stage: _Stage, convolved, outputs, rows, change: _Change) -> _Change:
-    added = _spread(change.x, stage.conv)
-    reach = (stage.conv.width - 1) * stage.conv.dilation
-    first = change.first - reach + (reach // 2 if stage.same else 0)
-    index = _window(first, added.shape[3])
+def _finish_stage(stage, convolved, outputs, rows, added: _Change) -> _Change:
+    index = _window(added.first, added.x.shape[3])
     old, inside = _at(convolved, rows, index)
     before, _ = _at(outputs, rows, index)
-    new = stage.finish(old[:, None] + added)
-    return _Change(jnp.where(inside, new - before[:, None], 0), first)
+    new = stage.finish(old[:, None] + added.x)
+    return _Change(jnp.where(inside, new - before[:, None], 0), added.first)
 
 
 def _activity_changes(
-    model: Any, reference: Reference, tiles: Tiles, table: Table | None
+    model: Any, reference: Reference, tiles: Tiles, table: Table | Taps | None
 ) -> Float[Array, "T V Q"]:
     """The head's first map meets the differences only; positions are taken by runs, of which each
     sees one window of that map.
@@ -343,17 +365,25 @@ def _rest_of_head(head, x: Float[Array, "N O"]) -> Float[Array, "N"]:
     return (head.output(x) if head.count else x)[:, 0]
 
 
-def _spread(x: Float[Array, "T V Q W I"], conv: layers.Conv) -> Float[Array, "T V Q M O"]:
+def _convolve(conv: layers.Conv, change: _Change, *, same: bool = True) -> _Change:
     """What differences of a convolution's input add to its output, from the first output that the
     window's first position reaches to the last that its last one does.
     """
     kernel = conv.kernel[...]
     taps, inputs, outputs = kernel.shape
     joined = jnp.swapaxes(kernel, 0, 1).reshape(inputs, taps * outputs)
-    y = jnp.matmul(x, joined.reshape(1, 1, 1, inputs, -1), precision=_PRECISION)
-    y = y.reshape(*x.shape[:4], taps, outputs)
+    y = jnp.matmul(change.x, joined.reshape(1, 1, 1, inputs, -1), precision=_PRECISION)
+    y = y.reshape(*change.x.shape[:4], taps, outputs)
     reach = (taps - 1) * conv.dilation
-    parts = [_pad(y[..., k, :], reach - k * conv.dilation, k * conv.dilation) for k in range(taps)]
+    first = change.first - reach + (reach // 2 if same else 0)
+    return _Change(_sum_of_taps(y, conv.dilation), first)
+
+
+def _sum_of_taps(y: Float[Array, "T V Q W K O"], dilation: int) -> Float[Array, "T V Q M O"]:
+    """Each tap's answer to each input, added up at the outputs they belong to."""
+    taps = y.shape[4]
+    reach = (taps - 1) * dilation
+    parts = [_pad(y[..., k, :], reach - k * dilation, k * dilation) for k in range(taps)]
     return sum(parts)
 
 

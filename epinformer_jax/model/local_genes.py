@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from epinformer_jax.model import functional, layers
 from epinformer_jax.model.architecture import ExpressionConfig
 from epinformer_jax.model.functional import Variables
-from epinformer_jax.model.kmers import Table
+from epinformer_jax.model.kmers import Table, Taps
 from epinformer_jax.model.local import DTYPE, Reference, Tiles, embedding_changes
 
 
@@ -59,7 +59,7 @@ def slot_changes(
     tiles: Tiles,
     gene: Gene,
     scalars: tuple[Scalars, ...],
-    table: Table | None = None,
+    table: Table | Taps | None = None,
     *,
     is_promoter: bool,
 ) -> Float[Array, "K T V Q"]:

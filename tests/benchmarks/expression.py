@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import jax
 import numpy as np
 
+from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.data.batches import Batch, Plan
 from epinformer_jax.model import functional, kmers, packing
 from epinformer_jax.model.functional import Variables
@@ -83,19 +84,16 @@ def compiled(call: Callable[[Batch], object], batches: Iterable[Batch]) -> float
     return spent
 
 
-def forward(setting: Setting, *, batch: int, way: str = "convolutions") -> Prepared:
+def forward(setting: Setting, *, batch: int, kmer_table: KmerTable = "off") -> Prepared:
     """Predictions of a batch of genes; the encoder's first block by convolutions or, for these
-    weights, from its table (`kmer_table`) or its taps (`taps`).
+    weights, from k-mers.
     """
     batches, packing_s = stream(setting, batch)
     goal, weights = objective(setting), put_replicated(variables(setting))
     one_off = {}
-    if way != "convolutions":
+    if kmer_table != "off":
         started = time.perf_counter()
-        if way == "kmer_table":
-            table = models.kmer_table(setting.weights_file, "expression")
-        else:
-            table = jax.block_until_ready(kmers.build_taps(goal.model, weights))
+        table = models.kmer_table(setting.weights_file, "expression", kmer_table)
         one_off = {"table_s": time.perf_counter() - started, "table_bytes": table.values.nbytes}
         by_table = jax.jit(functools.partial(predict_by_table, goal))
 

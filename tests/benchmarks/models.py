@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pandas as pd
 
+from epinformer_jax.analysis import kmer_tables
 from epinformer_jax.analysis.ensembles import Model
 from epinformer_jax.analysis.inputs import GeneInputs
+from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.model import kmers
 from epinformer_jax.train.checkpoint import ModelInfo
 from tests.benchmarks import networks, occupancy
@@ -44,8 +46,8 @@ def gene_inputs(setting: Setting, genes: np.ndarray) -> GeneInputs:
 
 
 @functools.lru_cache(maxsize=1)
-def kmer_table(weights_file, kind: str) -> kmers.Table:
-    """The k-mer table of one network's first block; the last one is kept, 2 GB."""
+def kmer_table(weights_file, kind: str, choice: KmerTable) -> kmers.Table | kmers.Taps | None:
+    """What answers for one network's first block, ready; the last one is kept, 2 GB."""
     network = networks.read(weights_file, kind)
-    variables = jax.device_put(network.variables())
-    return jax.block_until_ready(kmers.build(network.config, variables))
+    model = Model(kind, network.variables(), ModelInfo(network.config, label=kind))
+    return jax.block_until_ready(kmer_tables.choose(model, 0, choice))

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from epinformer_jax.analysis import mutagenesis_genes, perturb, predict, saturation
+from epinformer_jax.analysis.ensembles import Model
+from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.analysis.mutagenesis_genes import Site
 from tests.benchmarks import inputs, models
 from tests.benchmarks.setting import Prepared, Setting
@@ -16,12 +18,15 @@ from tests.benchmarks.setting import Prepared, Setting
 GENES_AT_LEAST, QUICK_GENES = 1800, 200  # of the pass over the genome, as whole chromosomes
 
 
-def window_mutagenesis(setting: Setting, *, window_bp: int, kmer_table: bool = False) -> Prepared:
+def window_mutagenesis(
+    setting: Setting, *, window_bp: int, kmer_table: KmerTable = "off"
+) -> Prepared:
     """Every substitution of one window through the activity model."""
     model = models.activity_model(setting)
     codes = inputs.random_window(setting, window_bp)
     window = saturation.centred(codes, window_bp)
-    table, one_off = _table(setting, "activity", wanted=kmer_table)
+    options, one_off = _tables(setting, model, kmer_table)
+    table = options["tables"].get(model.name)
 
     def run(index: int) -> list[float]:
         found = saturation.predict_activity(model, [window], table=table)
@@ -30,10 +35,10 @@ def window_mutagenesis(setting: Setting, *, window_bp: int, kmer_table: bool = F
     return Prepared(run, work=1, one_off=one_off | _first(run))
 
 
-def gene_mutagenesis(setting: Setting, *, elements: int, kmer_table: bool = False) -> Prepared:
+def gene_mutagenesis(setting: Setting, *, elements: int, kmer_table: KmerTable = "off") -> Prepared:
     """Every substitution of a long element of a gene, scored by the expression model."""
-    table, one_off = _table(setting, "expression", wanted=kmer_table)
     model = models.expression_model(setting)
+    options, one_off = _tables(setting, model, kmer_table)
     gene, slot = inputs.gene_with_long_element(setting, elements)
     genes = models.gene_inputs(setting, np.array([gene]))
     codes = setting.data.sequences[gene].codes[slot]
@@ -41,22 +46,23 @@ def gene_mutagenesis(setting: Setting, *, elements: int, kmer_table: bool = Fals
 
     def run(index: int) -> list[float]:
         (scan,) = mutagenesis_genes.mutate_genes(
-            [model], genes, [Site(0, slot)], ensemble="all", tables={model.name: table}
+            [model], genes, [Site(0, slot)], ensemble="all", **options
         )
         return _mutants(scan.effects + scan.reference[None], codes)[chosen].tolist()
 
     return Prepared(run, work=1, one_off=one_off | _first(run))
 
 
-def removal(setting: Setting, *, elements: int, genes: int = 1, kmer_table: bool = False):
-    """Each element of some genes removed in turn, by the command's function; with `kmer_table` the
-    encoder's first block comes from a table that is there already.
+def removal(
+    setting: Setting, *, elements: int, genes: int = 1, kmer_table: KmerTable = "auto"
+) -> Prepared:
+    """Each element of some genes removed in turn, by the command's function; `on`: a table that is
+    there already.
     """
-    table, one_off = _table(setting, "expression", wanted=kmer_table)
     model = models.expression_model(setting)
+    options, one_off = _tables(setting, model, kmer_table) if kmer_table != "auto" else ({}, {})
     chosen = inputs.genes_with(setting, elements, genes)
     given = models.gene_inputs(setting, chosen)
-    options = {"tables": {model.name: table}} if kmer_table else {}
     checked = inputs.spread(elements + 1, inputs.CHECKED_REMOVALS)
 
     def run(index: int) -> list[float]:
@@ -69,7 +75,7 @@ def removal(setting: Setting, *, elements: int, genes: int = 1, kmer_table: bool
     return Prepared(run, work=genes, one_off=one_off | _first(run))
 
 
-def genome_pass(setting: Setting, *, kmer_table: str = "off") -> Prepared:
+def genome_pass(setting: Setting, *, kmer_table: KmerTable = "off") -> Prepared:
     """Predictions of every gene of whole chromosomes, each distinct element encoded once."""
     model = models.expression_model(setting)
     chosen = inputs.whole_chromosomes(setting, QUICK_GENES if setting.quick else GENES_AT_LEAST)
@@ -93,13 +99,13 @@ JOBS = {
 }
 
 
-def _table(setting: Setting, kind: str, *, wanted: bool):
-    if not wanted:
-        return None, {}
+def _tables(setting: Setting, model: Model, choice: KmerTable):
+    """Options of an analysis that is to use this and nothing else; and what it costs once."""
     started = time.perf_counter()
-    table = models.kmer_table(setting.weights_file, kind)
+    table = models.kmer_table(setting.weights_file, model.name, choice)
     seconds = time.perf_counter() - started
-    return table, {"table_s": seconds, "table_bytes": float(table.values.nbytes)}
+    one_off = {} if table is None else {"table_s": seconds, "table_bytes": table.values.nbytes}
+    return {"kmer_table": "off", "tables": {} if table is None else {model.name: table}}, one_off
 
 
 def _first(run: Callable[[int], object]) -> dict[str, float]:

@@ -112,8 +112,8 @@ def _forward(batch: int, ways: dict[str, str], targets: tuple[Target, ...]) -> L
             torch("torch", "forward", batch=batch),
             *_better_layout("forward", batch),
             *(
-                ours(name, "forward", runs=8, least=32, batch=batch, way=way)
-                for name, way in ways.items()
+                ours(name, "forward", runs=8, least=32, batch=batch, kmer_table=choice)
+                for name, choice in ways.items()
             ),
         ),
         targets,
@@ -149,7 +149,7 @@ def _removal(elements: int, slots: int, genes: int, at_least: float) -> Line:
             ours("one gene", "removal", runs=3, elements=elements),
             ours(many, "removal", elements=elements, genes=genes),
             ours(
-                f"{many}, 11-mer table", "removal", elements=elements, genes=genes, kmer_table=True
+                f"{many}, 11-mer table", "removal", elements=elements, genes=genes, kmer_table="on"
             ),
         ),
         (
@@ -165,7 +165,7 @@ def _removal(elements: int, slots: int, genes: int, at_least: float) -> Line:
 LINES = (
     _forward(
         4,
-        {"packed": "convolutions", "8-mer taps": "taps", "11-mer table": "kmer_table"},
+        {"packed": "off", "8-mer taps": "small", "11-mer table": "on"},
         (
             Target("packed", 18),
             Target("packed", 20, allocator="default"),
@@ -173,7 +173,7 @@ LINES = (
             Target("11-mer table", 95, allocator="default"),
         ),
     ),
-    _forward(16, {"packed": "convolutions"}, ()),
+    _forward(16, {"packed": "off"}, ()),
     _train(4, (), (Target("packed", 8),)),
     _train(
         16,
@@ -218,9 +218,10 @@ LINES = (
         (
             torch("torch", "window_mutagenesis", window_bp=256),
             ours("local", "window_mutagenesis", runs=8, window_bp=256),
-            ours("11-mer table", "window_mutagenesis", runs=8, window_bp=256, kmer_table=True),
+            ours("8-mer taps", "window_mutagenesis", runs=8, window_bp=256, kmer_table="small"),
+            ours("11-mer table", "window_mutagenesis", runs=8, window_bp=256, kmer_table="on"),
         ),
-        (Target("local", 40), Target("11-mer table", 100)),
+        (Target("local", 40), Target("8-mer taps", 40), Target("11-mer table", 100)),
         tolerance=1e-5,
     ),
     Line(
@@ -231,11 +232,14 @@ LINES = (
             torch("torch", "gene_mutagenesis", elements=15),
             torch(LITERAL, "gene_mutagenesis", agrees="", elements=15, literal=True),
             ours("local", "gene_mutagenesis", elements=15),
-            ours("11-mer table", "gene_mutagenesis", elements=15, kmer_table=True),
+            ours("8-mer taps", "gene_mutagenesis", elements=15, kmer_table="small"),
+            ours("11-mer table", "gene_mutagenesis", elements=15, kmer_table="on"),
         ),
         (
             Target("local", 200),
             Target("local", 10_000, against=LITERAL),
+            Target("8-mer taps", 200),
+            Target("8-mer taps", 10_000, against=LITERAL),
             Target("11-mer table", 200),
             Target("11-mer table", 10_000, against=LITERAL),
         ),
