@@ -128,10 +128,13 @@ def _refuse_other_files(path: Path, head: bytes) -> None:
         raise ValueError(f"{path}: is a Git LFS pointer; {_WANTED}; run `git lfs pull`")
     first_line = head.splitlines()[0][:60].decode("latin-1")
     if first_line.isascii() and first_line.isprintable():
-        raise ValueError(
-            f"{path}: is a text that begins with {first_line!r}; {_WANTED}; the published K562 "
-            "PE-Activity RNA files are tables of predictions, their weights were not released"
-        )
+        told = f"{path}: is a text that begins with {first_line!r}; {_WANTED}"
+        if "," in first_line or "\t" in first_line:
+            told += (
+                "; the published K562 PE-Activity RNA files are tables of predictions, their "
+                "weights were not released"
+            )
+        raise ValueError(told)
     raise ValueError(
         f"{path}: begins with bytes {head[:4].hex(' ')}; {_WANTED}; a file written by torch "
         "before 1.6 must be loaded and saved again with a newer one"

@@ -147,6 +147,7 @@ def test_each_model_says_what_it_was_trained_on(run, data):
             variables, info = load_model(folder)
             assert info.model.kind == kind and info.fold == fold and info.genome == "made up"
             assert info.chromosomes["train"] == train and info.chromosomes["test"] == [test]
+            assert not info.both_strands  # the run's config does not flip
             assert info.to_dict() == ModelInfo.from_dict(read_json(folder / "model.json")).to_dict()
         quantiles = info_quantiles(run / fold)
         activity = [g.gene_signals[-1] for split in train for g in tiny_datasets.genes_of()[split]]

@@ -163,7 +163,7 @@ def test_gaps_in_the_sequence_are_named_with_their_contig(tmp_path):
         (b"", "FASTA"),
         (b"chr1\t100\n", "FASTA"),
         (b">a\nACGT\nAC\nACGT\n", "inconsistent|not consistent"),
-        (b">a\nACGT\n>a\nAC\n", "Duplicate"),
+        (b">a\nACGT\n>a b\nAC\n", r"g\.fa:3: the name 'a' stands in line 1 already"),
         (b"\x00\xff\xfe binary", "FASTA"),
     ],
     ids=["empty", "a table", "uneven lines", "a name twice", "binary"],

@@ -184,6 +184,14 @@ def test_a_table_changes_no_effect(genome, genes, choice):
         assert np.abs(one.effects).max() > 1e-4
 
 
+@pytest.mark.parametrize("choice", ["on", "small"])
+def test_a_table_is_as_exact_as_the_layers_in_a_model_that_computes_in_bfloat16(genome, choice):
+    model = model_of(dataclasses.replace(ACTIVITY, compute_dtype="bfloat16"))
+    (plain,) = mutate_stretches([model], [region(genome)], kmer_table="off")
+    (read,) = mutate_stretches([model], [region(genome)], kmer_table=choice)
+    np.testing.assert_allclose(plain.effects, read.effects, rtol=0, atol=ATOL)
+
+
 def test_reverse_complement_gives_the_mirror_image_when_strands_are_averaged(genome):
     model, stretch = model_of(ACTIVITY), region(genome)
     edited = {"deletions": (1, 3), "insertions": ("2", "ACA")}

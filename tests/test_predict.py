@@ -323,6 +323,18 @@ def test_the_command_writes_predictions_attention_and_what_it_dropped(
     assert "links left out: " in printed and printed.endswith(f"{out}\n")
 
 
+@pytest.mark.parametrize(
+    ("trained_on_both", "averaged", "said"),
+    [(True, False, True), (True, True, False), (False, False, False)],
+)
+def test_one_strand_of_models_trained_on_both_is_mentioned(trained_on_both, averaged, said, caplog):
+    one = model()
+    info = dataclasses.replace(one.info, both_strands=trained_on_both)
+    caplog.set_level("INFO")
+    ensembles.mention_strands([one._replace(info=info)], averaged)
+    assert ("--average-strands" in caplog.text) == said
+
+
 def test_a_built_data_set_gives_the_same_predictions(paths, run_directory, genes, tmp_path):
     files = {key: paths[key] for key in ("genes", "links", "fasta")}
     built = tmp_path / "built"

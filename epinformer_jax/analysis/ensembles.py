@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from absl import logging
 from jaxtyping import Bool, Int
 
 from epinformer_jax.data import chromosomes
@@ -126,6 +127,15 @@ def fold_and_training(
         answer = next((answers[role] for role in answers if role in roles), "no")
         seen.append(answer if split else "unknown")  # a sequence without a place
     return folds, seen
+
+
+def mention_strands(models: Sequence[Model], average_strands: bool) -> None:
+    """Says so where one strand is predicted by models whose report holds the mean of both."""
+    if not average_strands and any(model.info.both_strands for model in models):
+        logging.info(
+            "one strand is predicted; the report of these models' run holds the mean of both "
+            "(--average-strands)"
+        )
 
 
 def model_folders(path: Path, kind: Kind) -> list[Path]:

@@ -22,7 +22,6 @@ CHOICES = ("auto", "on", "small", "off")
 # the table itself takes for them.
 TABLE_BASES = 20_000_000
 TAPS_BASES = 10_000  # a gene: taps take as long to make as 150,000 bases, and serve later calls too
-MUTATED_BASES = 10  # what a substituted position gains by k-mers, so many encoded bases gain
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:

@@ -177,6 +177,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Scores, writes the table and tracks, says what was left out; returns the exit code."""
     models = ensembles.load_models(args.model, kind="expression")
+    ensembles.mention_strands(models, args.average_strands)
     genes, promoters = read_chosen(args, models)
     table = score_links(
         models,

@@ -208,6 +208,7 @@ def run(args: argparse.Namespace) -> int:
     if args.flank_kb is not None and not args.flank_kb > 0:
         raise ValueError(f"--flank-kb {args.flank_kb}: expected a number above 0")
     models = ensembles.load_models(args.model, kind="expression")
+    ensembles.mention_strands(models, args.average_strands)
     genes, promoters = read_chosen(args, models)
     shown = gather(
         models,

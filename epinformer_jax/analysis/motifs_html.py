@@ -95,8 +95,9 @@ def page(
         body.append("<h2>Patterns</h2>")
         body.append(_overview(patterns))
         body.append(
-            '<p class="note">Seqlets are the places that a pattern is made of. q: Tomtom, '
-            "Benjamini-Hochberg over all patterns and motifs.</p>"
+            '<p class="note">Seqlets are the places that a pattern is made of; one of a few dozen '
+            "is weak evidence, however small its q. q: Tomtom, Benjamini-Hochberg over all "
+            "patterns and motifs.</p>"
         )
         body.append("<h2>Logos</h2>")
         for row in patterns.to_dict("records"):
@@ -130,8 +131,8 @@ def _section(row, matches: pd.DataFrame, contribution, motifs) -> str:
     name = row["pattern"]
     figures = [
         f"<figure>{logo(contribution, f'{name}: mean contribution of each base')}"
-        f"<figcaption>mean contribution, {row['seqlets']:,} seqlets"
-        "</figcaption></figure>"
+        f"<figcaption>mean contribution, {row['seqlets']:,} seqlets; highest stack "
+        f"{np.abs(contribution).sum(axis=0).max():.2g}</figcaption></figure>"
     ]
     for match in matches.to_dict("records"):
         probabilities = motifs[match["motif"]]

@@ -294,7 +294,7 @@ def _draw(scans: Sequence[Scan], path: Path) -> None:
             scan.contribution,
             np.asarray(scan.effects),
             scan.one_hot,
-            title=f"{scan.name}, {scan.fold}",
+            title=f"{scan.name}, {scan.fold}" + (", mode sequence" if scan.gene_id else ""),
             unit=scan.label,
             start=scan.start,
         )

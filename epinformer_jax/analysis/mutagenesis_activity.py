@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from tqdm import tqdm
 
-from epinformer_jax.analysis import edits, ensembles, kmer_tables, saturation
+from epinformer_jax.analysis import edits, ensembles, saturation
 from epinformer_jax.analysis.edits import Edit, Series
 from epinformer_jax.analysis.ensembles import Ensemble, Model
 from epinformer_jax.analysis.kmer_tables import KmerTable
@@ -88,7 +88,7 @@ def mutate_stretches(
       average_strands: mean of both strands.
       kmer_table: auto, on, small or off: what answers for a model's first layers, see
         `kmer_tables.choose`.
-      tables: k-mer tables that are there already, by model name.
+      tables: k-mer tables (saturation.kmer_table) that are there already, by model name.
 
     Raises:
       ValueError: nothing to mutate, an empty stretch, a step that is not 1 to the window, or as
@@ -118,8 +118,7 @@ def mutate_stretches(
         for model, speaks in zip(models, speaking, strict=True):
             table = (tables or {}).get(model.name)
             if table is None:
-                worth = kmer_tables.MUTATED_BASES * int(bases[speaks].sum())
-                table = kmer_tables.choose(model, worth, kmer_table)
+                table = saturation.kmer_table(model, int(bases[speaks].sum()), kmer_table)
             for column in np.flatnonzero(speaks).tolist():
                 given = model, stretches[column], step_bp, series[column], average_strands
                 parts[column].append(_by_model(*given, table, bar))

@@ -20,7 +20,6 @@ from epinformer_jax.analysis import (
     edits,
     ensembles,
     inputs,
-    kmer_tables,
     mutagenesis_activity,
     predict,
     saturation,
@@ -133,9 +132,10 @@ def mutate_genes(
             used = sorted({sites[column].gene for column in columns})
             table = (tables or {}).get(model.name)
             if table is None:
-                worth = kmer_tables.MUTATED_BASES * sum(len(codes[column]) for column in columns)
-                worth += sum(int(strands[0][1].sequences[gene].lengths.sum()) for gene in used)
-                table = kmer_tables.choose(model, len(strands) * worth, kmer_table)
+                positions = len(strands) * sum(len(codes[column]) for column in columns)
+                data = strands[0][1].sequences
+                encoded = len(strands) * sum(int(data[gene].lengths.sum()) for gene in used)
+                table = saturation.kmer_table(model, positions, kmer_table, encoded=encoded)
             embedded = [_embeddings(model, own, used, table, batch_size) for _, own in strands]
             for column in columns:
                 parts, site = [], sites[column]

@@ -178,6 +178,7 @@ def doses(text: str) -> tuple[float, ...]:
 def run(args: argparse.Namespace) -> int:
     """Perturbs, writes the table, says what was left out; returns the exit code."""
     models = ensembles.load_models(args.model, kind="expression")
+    ensembles.mention_strands(models, args.average_strands)
     swaps = {}
     if args.swap is not None:
         swaps = dict(zip(*activity.read_fasta(args.swap, args.cache_dir), strict=True))

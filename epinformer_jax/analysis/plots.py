@@ -75,14 +75,14 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
     @wraps(draw)
     def styled(*args, **kwargs):
-        with _style():
+        with style():
             return draw(*args, **kwargs)
 
     return styled
 
 
 @contextlib.contextmanager
-def _style():
+def style():
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
@@ -373,7 +373,7 @@ def _draw_gene(axes: Axes, strand: str, reach_kb: float) -> None:
 def to_svg(figure: Figure) -> str:
     """The figure as SVG text, the same bytes for the same figure; letters are drawn as shapes."""
     buffer = io.StringIO()
-    with _style():
+    with style():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
@@ -386,6 +386,6 @@ def svg_data_uri(figure: Figure) -> str:
 def png_data_uri(figure: Figure, *, dpi: int = 160) -> str:
     """The figure as a PNG image that stands inside an HTML attribute."""
     buffer = io.BytesIO()
-    with _style():
+    with style():
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -25,7 +25,7 @@ def precision_recall(
     baselines: Sequence[str] = (),
 ) -> Figure:
     """Precision over recall of each score, best first in the legend; baselines grey and dashed."""
-    with plots._style():
+    with plots.style():
         figure = Figure(figsize=(7.4, 4.4), layout="constrained")
         axes = figure.add_subplot()
         rows = {True: 0, False: 0}

@@ -43,7 +43,7 @@ def locus_figure(shown: Mapping[str, Any]) -> Figure:
     has_effects = effects is not None and len(effects) > 0
     heights = [1.5, 0.55 + 0.2 * _rows_of(names), *[0.6] * len(signals), 0.75, 0.75, 0.95]
     heights += [0.95] if has_effects else []
-    with plots._style():
+    with plots.style():
         figure = Figure(figsize=(WIDTH_INCHES, 1.0 + 0.95 * sum(heights)), layout="constrained")
         axes = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
         arcs, genes, *rows = axes
@@ -81,7 +81,7 @@ def locus_figure(shown: Mapping[str, Any]) -> Figure:
 
 def write_figure(figure: Figure, path: str | os.PathLike, *, dpi: int = 160) -> None:
     """Writes a figure as PNG or SVG, by its name, whole or not at all."""
-    with atomic.atomic_file(path) as temporary, plots._style():
+    with atomic.atomic_file(path) as temporary, plots.style():
         if str(path).endswith(".svg"):
             temporary.write_text(plots.to_svg(figure))
         else:

@@ -91,7 +91,7 @@ def scan_figure(
         stretches, overview = [(best, best + ROW_BASES)], [(best, best + ROW_BASES)]
     heights = [1.0, 0.55] * len(stretches)
     heights = [1.0, *heights] if overview else heights
-    with plots._style():
+    with plots.style():
         figure = Figure(figsize=(11, 0.7 + 1.15 * sum(heights)), layout="constrained")
         rows = list(np.atleast_1d(figure.subplots(len(heights), 1, height_ratios=heights)))
         norm = _symmetric(effects)
@@ -131,7 +131,7 @@ def scan_figure(
 def save(figure: Figure, path: str | os.PathLike, *, dpi: int = 160) -> None:
     """Writes a figure as .png or .svg, whole or not at all."""
     kind = os.fspath(path).rpartition(".")[2]
-    with plots._style(), atomic.atomic_file(path) as temporary:
+    with plots.style(), atomic.atomic_file(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=dpi)
 
 

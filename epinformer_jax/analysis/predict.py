@@ -197,6 +197,7 @@ def read_inputs(args: argparse.Namespace, models: Sequence[Model]) -> GeneInputs
 def run(args: argparse.Namespace) -> int:
     """Predicts, writes the tables, says what was left out; returns the exit code."""
     models = ensembles.load_models(args.model, kind="expression")
+    ensembles.mention_strands(models, args.average_strands)
     genes = read_inputs(args, models)
     result = predict_expression(
         models,

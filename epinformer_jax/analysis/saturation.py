@@ -5,6 +5,7 @@ are wanted, and puts answers back in their places. Positions that a k-mer table 
 through it where there is one; the rest, at sequence ends and unknown bases, is computed.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -13,7 +14,9 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from epinformer_jax.analysis import kmer_tables
 from epinformer_jax.analysis.ensembles import Model
+from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.data import sequence
 from epinformer_jax.model import local
 from epinformer_jax.model.architecture import ModelConfig
@@ -26,6 +29,7 @@ POSITIONS_ON_CPU = {"activity": 256, "expression": 64}
 POSITIONS_ON_DEVICE = 8192
 WINDOWS_AT_ONCE = {"cpu": 16}  # unchanged ones of one call
 WINDOWS_ON_DEVICE = 512
+MUTATED_BASES = 10  # so many encoded bases gain by k-mers what a substituted position gains
 TILES = {"activity": 64, "expression": 32}  # positions of a tile
 
 
@@ -87,7 +91,7 @@ def predict_activity(
 ) -> Predicted:
     """log activity of windows and of all their substitutions, in float64.
 
-    `table` is kmer_tables.choose's of this very model; `update` hears of windows done.
+    `table` is `kmer_table`'s of this very model; `update` hears of windows done.
     """
     config, unknown = model.info.model, model.info.unknown_base
     variables = jax.device_put(model.variables)
@@ -113,6 +117,17 @@ def predict_activity(
     for row, window in enumerate(windows):
         put_standing(changed[row], window, reference[row])
     return Predicted(reference, changed)
+
+
+def kmer_table(
+    model: Model, positions: int, wanted: KmerTable, *, encoded: int = 0
+) -> Table | Taps | None:
+    """What answers for the first block where so many positions are substituted, and so many bases
+    encoded beside them: kmer_tables.choose's, in the weights' own dtype as model.local is.
+    """
+    config = dataclasses.replace(model.info.model, compute_dtype="float32")
+    exact = model._replace(info=dataclasses.replace(model.info, model=config))
+    return kmer_tables.choose(exact, MUTATED_BASES * positions + encoded, wanted)
 
 
 def fill(

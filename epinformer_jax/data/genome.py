@@ -49,7 +49,8 @@ class Genome:
                 str(plain), indexname=str(_index_of(plain, cache)), as_raw=True
             )
         except (pyfaidx.FastaIndexingError, ValueError) as error:
-            raise ValueError(f"{self.path}: cannot be indexed as FASTA: {error}") from None
+            told = f"{self.path}: cannot be indexed as FASTA: {error}"
+            raise ValueError(_repeated_name(self.path, plain) or told) from None
         self.contigs: dict[str, int] = {
             name: record.rlen for name, record in self._faidx.index.items()
         }
@@ -173,6 +174,22 @@ def _index_of(fasta: Path, cache: Path) -> Path:
         with atomic.atomic_file(target) as temporary:
             pyfaidx.Faidx(str(fasta), indexname=str(temporary)).close()
     return target
+
+
+def _repeated_name(path: Path, plain: Path) -> str:
+    """Where a name stands a second time, in words; "" where none does."""
+    first: dict[bytes, int] = {}
+    with plain.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            for name in _header_names(line):
+                if name in first:
+                    shown = name.decode(errors="replace")
+                    return (
+                        f"{path}:{number}: the name {shown!r} stands in line {first[name]} "
+                        "already; give each sequence a name of its own"
+                    )
+                first[name] = number
+    return ""
 
 
 def _index_fits(fasta: Path, index: Path) -> bool:

@@ -180,8 +180,8 @@ class StarLayer(nnx.Module):
         over heads [B, S].
         """
         h = self.norm_attention(x)
-        key, value = self._split(self.key(h, dtype)), self._split(self.value(h, dtype))
-        query = self._split(self.query(h[:, :1] if promoter_only else h, dtype))
+        key, value = self.split_heads(self.key(h, dtype)), self.split_heads(self.value(h, dtype))
+        query = self.split_heads(self.query(h[:, :1] if promoter_only else h, dtype))
         query = query * query.shape[-1] ** -0.5
         attention = self._promoter_attention(query[:, 0], key, mask, dtype)
         mixed = _einsum("bhs,bshd->bhd", attention, value, dtype)[:, None]
@@ -198,7 +198,7 @@ class StarLayer(nnx.Module):
         logits = _einsum("bhd,bshd->bhs", query, key, dtype)
         return jax.nn.softmax(jnp.where(mask[:, None], logits, -jnp.inf), axis=-1)
 
-    def _split(self, x: Float[Array, "B S D"]) -> Float[Array, "B S H E"]:
+    def split_heads(self, x: Float[Array, "B S D"]) -> Float[Array, "B S H E"]:
         return x.reshape(*x.shape[:2], self.heads, -1)
 
 

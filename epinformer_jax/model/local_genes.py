@@ -128,7 +128,7 @@ def _fused(model, slots: Slots) -> Float[Array, "_M S D"]:
 
 def _interact(layer, states, masks, *, promoter_only: bool):
     """One layer of the star: the promoter sees every slot, an element itself and the promoter."""
-    split = layer._split
+    split = layer.split_heads
     normal = [layer.norm_attention(x) for x in states]
     keys = [split(layer.key(h, DTYPE)) for h in normal]
     values = [split(layer.value(h, DTYPE)) for h in normal]

@@ -58,6 +58,8 @@ class ModelInfo:
       feature_quantiles: {feature name: [q05, q25, q50, q75, q95]} of the training genes' raw
         signals.
       data_fingerprint: of the training data set.
+      both_strands: it was trained on sequences of either strand, and its run's report holds the
+        mean of both.
       source: where the weights come from, in words.
     """
 
@@ -74,6 +76,7 @@ class ModelInfo:
     promoter_bp: int = 2000
     feature_quantiles: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     data_fingerprint: str = ""
+    both_strands: bool = False
     source: str = ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -150,6 +150,7 @@ def _train_activity(config, fold: Fold, windows: Windows, place: Place):
         genome=config.data.genome,
         cell=config.data.cell,
         data_fingerprint=windows.manifest.fingerprint,
+        both_strands=objective.flip,
         source="trained by epinformer_jax",
     )
     result = _fit(
@@ -288,6 +289,7 @@ def _train_stage(config, fold: Fold, stage: _Stage, start: Variables, with_cache
         promoter_bp=genes.manifest.promoter_bp,
         feature_quantiles=_quantiles(genes, parts["train"]),
         data_fingerprint=genes.manifest.fingerprint,
+        both_strands=objective.flip,
         source="trained by epinformer_jax",
     )
     result = _fit(
