@@ -119,42 +119,48 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, Row]]:
 
 
 def _line_rows(line: dict[str, Any]) -> Iterator[tuple[str, Row]]:
+    """Means, as the ratios are made of; a row for each reference but the better layout."""
     references = [n for n, c in line["contenders"].items() if c["side"] == "reference"]
     first = references[0]
     for name, ratios in line["ratios"].items():
         mine = line["contenders"][name]["seconds_per_unit"]
-        theirs = line["contenders"][first]["seconds_per_unit"]
-        targets = [target for target in line["targets"] if target["ours"] == name]
-        better = ratios.get(BETTER_LAYOUT)
-        cells = [
-            line["title"],
-            line["allocator"],
-            f"{duration(theirs['median'])} / {line['unit']}",
-            name,
-            f"{duration(mine['median'])} [{duration(mine['low'])}-{duration(mine['high'])}]",
-            _ratio(ratios[first]),
-            f"{ratios[first]['to_fastest']:.1f}x",
-            f"{better['value']:.1f}x" if better else "",
-            "; ".join(_target(target, first) for target in targets),
-            "; ".join(_verdict(target) for target in targets),
-        ]
-        yield line["line"], cells
-        for other in references[1:]:
-            if other != BETTER_LAYOUT:
-                spent = line["contenders"][other]["seconds_per_unit"]["median"]
-                against = f"{duration(spent)} ({other})"
-                fastest = f"{ratios[other]['to_fastest']:.1f}x"
-                cells = ["", "", against, name, "", _ratio(ratios[other]), fastest, "", "", ""]
-                yield line["line"], cells
+        for reference in references:
+            if reference == BETTER_LAYOUT:
+                continue
+            is_first = reference == first
+            theirs = duration(line["contenders"][reference]["seconds_per_unit"]["mean"])
+            better = ratios.get(BETTER_LAYOUT) if is_first else None
+            targets = [
+                target
+                for target in line["targets"]
+                if target["ours"] == name and target["against"] == reference
+            ]
+            cells = [
+                line["title"] if is_first else "",
+                line["allocator"] if is_first else "",
+                f"{theirs} / {line['unit']}" if is_first else f"{theirs} ({reference})",
+                name,
+                f"{duration(mine['mean'])} [{duration(mine['low'])}-{duration(mine['high'])}]",
+                _ratio(ratios[reference]),
+                _times(ratios[reference]["to_fastest"]),
+                _times(better["value"]) if better else "",
+                "; ".join(map(_target, targets)),
+                "; ".join(map(_verdict, targets)),
+            ]
+            yield line["line"], cells
 
 
 def _ratio(ratio: dict[str, float]) -> str:
-    return f"{ratio['value']:.1f}x [{ratio['low']:.1f}-{ratio['high']:.1f}]"
+    low, high = (_times(ratio[end]).removesuffix("x") for end in ("low", "high"))
+    return f"{_times(ratio['value'])} [{low}-{high}]"
 
 
-def _target(target: dict[str, Any], first: str) -> str:
-    against = "" if target["against"] == first else f" against {target['against']}"
-    return f"{'stretch ' if target['stretch'] else ''}{target['at_least']:g}x{against}"
+def _times(value: float) -> str:
+    return f"{value:,.0f}x" if value >= 100 else f"{value:.1f}x"
+
+
+def _target(target: dict[str, Any]) -> str:
+    return f"{'stretch ' if target['stretch'] else ''}{target['at_least']:,g}x"
 
 
 def _verdict(target: dict[str, Any]) -> str:
