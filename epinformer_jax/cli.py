@@ -112,13 +112,16 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
     "report": _report,
 }
 PROGRAM = "epinformer"
+KEPT_FROM_S = 0.2  # programs that take longer to compile are kept; reading one takes 0.02 s
 # Options that name a file or folder to read, whatever the command.
 OUTPUTS = "out attention bigwig bedgraph plot out_vcf make_background"
 INPUTS = "model fasta genes links contigs dataset windows vcf background effects swap truth scores"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
+def main(argv: Sequence[str] | None = None, *, keep_programs: bool = False) -> int:
+    """Runs one command; returns the exit code. `keep_programs`: compiled programs of commands that
+    take a model are kept in the user's cache folder, for the next call.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -139,6 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             module.add_arguments(parser)
             args = parser.parse_args(rest)
             _check_paths(args)
+            if keep_programs and getattr(args, "model", None) is not None:
+                from epinformer_jax.train import devices
+
+                devices.use_compilation_cache("auto", least_seconds=KEPT_FROM_S)
             return module.run(args)
         except (ValueError, OSError) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -186,7 +193,7 @@ def _overview() -> str:
 def program() -> int:
     """Entry point of `epinformer`."""
     launch.with_huge_pages()
-    return main()
+    return main(keep_programs=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from epinformer_jax.analysis import benchmark_expression, ensembles, summary
 from epinformer_jax.analysis.benchmark_expression import Genes
 from epinformer_jax.data import elements, tables
 from epinformer_jax.data.folds import Fold
-from epinformer_jax.train import baselines, rundir
+from epinformer_jax.train import baselines, devices, rundir
 
 CHROMOSOMES = ("chr1", "chr2", "chr3", "chr4", "chr5", "chr6")
 
@@ -70,6 +70,16 @@ def test_an_output_without_a_folder_is_refused_before_any_model_is_loaded(
     assert cli.main(["predict", *given, "--out", str(out)]) == 2
     expected = f"error: {out}: there is no folder {out.parent} to write to (--out)\n"
     assert capsys.readouterr().err == expected
+
+
+def test_programs_are_kept_by_commands_that_take_a_model_and_by_no_other(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(devices, "use_compilation_cache", lambda *a, **k: kept.append((a, k)))
+    given = ["--model", str(tmp_path), "--fasta", str(tmp_path), "--out", str(tmp_path / "x.tsv")]
+    assert cli.main(["activity", *given]) == 2 and not kept
+    assert cli.main(["activity", *given], keep_programs=True) == 2
+    assert kept == [(("auto",), {"least_seconds": cli.KEPT_FROM_S})]
+    assert cli.main(["report", str(tmp_path)], keep_programs=True) == 2 and len(kept) == 1
 
 
 def test_an_interrupted_import_is_one_line(monkeypatch, capsys):

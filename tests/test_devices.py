@@ -15,9 +15,8 @@ from epinformer_jax.train import devices, rundir
 COMPILES = """
 import sys
 from epinformer_jax.train import devices
-print(devices.use_compilation_cache(sys.argv[1]))
+print(devices.use_compilation_cache(sys.argv[1], least_seconds=0))
 import jax, numpy as np
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.jit(lambda x: x @ x + 1)(np.ones((8, 8), np.float32)).block_until_ready()
 """

@@ -21,7 +21,9 @@ from epinformer_jax.model import functional, kmers, packing
 from epinformer_jax.model.architecture import ExpressionConfig
 
 SLOT_STEPS = (8, 16, 32)  # slots of genes that are computed together, below the model's own number
-COMPILE_BASES = 500_000  # measured on two cores: encoded by the layers while a width is compiled
+# Encoded while a program for one more width is compiled (500,000 by the layers, measured on two
+# cores) or read from the cache of programs (100,000).
+COMPILE_BASES = 200_000
 
 Codes = UInt8[np.ndarray, "_"]
 

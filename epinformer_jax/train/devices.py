@@ -107,16 +107,18 @@ def waits_each_step(mesh: Mesh) -> bool:
     return mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
 
 
-def use_compilation_cache(setting: str) -> str | None:
+def use_compilation_cache(setting: str, *, least_seconds: float = 1.0) -> str | None:
     """Keeps compiled programs on disk from run to run; returns the folder, None if there is none.
 
     `setting`: `off`, a folder, or `auto`: $JAX_COMPILATION_CACHE_DIR, or the user's cache folder
-    if that can be written. Programs that compile in under a second are not kept.
+    if that can be written. Programs that compile in less than `least_seconds` are not kept.
     """
     if setting == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return None
+    least = "jax_persistent_cache_min_compile_time_secs"
     if setting == "auto" and os.environ.get(CACHE_VARIABLE):
+        jax.config.update(least, least_seconds)
         return os.environ[CACHE_VARIABLE]  # jax has read it
     folder = Path(setting).expanduser() if setting != "auto" else _user_cache() / _machine()
     try:
@@ -127,6 +129,7 @@ def use_compilation_cache(setting: str) -> str | None:
     if not writable:
         logging.info("compiled programs are not kept: %s cannot be written", folder)
         return None
+    jax.config.update(least, least_seconds)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     return str(folder)
 
