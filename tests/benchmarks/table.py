@@ -129,7 +129,7 @@ def _train(batch: int, extra: tuple[Contender, ...], targets: tuple[Target, ...]
         (
             torch("torch", "train", batch=batch),
             *_better_layout("train", batch),
-            ours("packed", "train", runs=batch, least=32, batch=batch),
+            ours("packed", "train", runs=max(batch, 8), least=32, batch=batch),
             *extra,
         ),
         targets,
