@@ -112,7 +112,7 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
     "report": _report,
 }
 PROGRAM = "epinformer"
-KEPT_FROM_S = 0.2  # programs that take longer to compile are kept; reading one takes 0.02 s
+KEPT_FROM_S = 0.2  # programs that compile faster are made anew
 # Options that name a file or folder to read, whatever the command.
 OUTPUTS = "out attention bigwig bedgraph plot out_vcf make_background"
 INPUTS = "model fasta genes links contigs dataset windows vcf background effects swap truth scores"
