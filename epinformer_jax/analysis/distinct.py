@@ -21,8 +21,8 @@ from epinformer_jax.model import functional, kmers, packing
 from epinformer_jax.model.architecture import ExpressionConfig
 
 SLOT_STEPS = (8, 16, 32)  # slots of genes that are computed together, below the model's own number
-# Positions encoded while a program for one more width is traced and read from the cache of programs,
-# measured on two cores; compiling it takes as long as 500,000 by the layers, a million by taps.
+# Positions encoded while a program for one more width is traced and read from the cache of
+# programs, measured on two cores; compiling takes as long as 500,000 by layers, a million by taps.
 COMPILE_BASES = 200_000
 
 Codes = UInt8[np.ndarray, "_"]
