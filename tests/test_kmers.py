@@ -112,6 +112,23 @@ def test_unknown_bases_are_computed(build, stem_width, unknown):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("width", [1, 11, 12, 13, 15])
+def test_numbers_are_exact_for_every_width_that_has_them(width):
+    rng = np.random.default_rng(width)
+    digits = rng.integers(0, 4, (2, 40))
+    digits[0] = 3  # the largest number
+    bases = np.eye(4, dtype=np.float32)[digits]
+    bases[1, 20] = 0
+    count = 41 - width
+    got, known = kmers.numbers_of(jnp.asarray(bases), kmers.Frame(width, 1, 0), count)
+    read = np.where(bases.any(axis=-1), digits, 0)
+    for row in range(2):
+        for first in range(count):
+            own = "".join(map(str, read[row, first : first + width]))
+            assert int(got[row, first]) == int(own, 4)
+            assert bool(known[row, first]) == (row == 0 or not first <= 20 < first + width)
+
+
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("stem_width", [2, 3])
 def test_lookup_sees_the_bases_from_its_first_on(stem_width, first):

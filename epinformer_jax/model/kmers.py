@@ -31,6 +31,7 @@ from epinformer_jax.model.functional import Variables
 
 DIGITS = 4
 TAPS = 3  # of the first convolution
+EXACT_DIGITS = 12  # of a number that float32 holds
 
 
 class Taps(NamedTuple):
@@ -231,15 +232,17 @@ def numbers_of(
 ) -> tuple[Int[Array, "N P"], Bool[Array, "N P"]]:
     """Number of each position's k-mer (its unknown bases read as A), and whether all are known.
 
-    A convolution in floats, exact below 2^24, because its result is kept: sums of digits would be
-    made anew for each channel of the rows that are looked up.
+    A convolution, because its result is kept: sums of digits would be made anew for each channel of
+    the rows that are looked up. Its floats are exact: the first bases have a sum of their own.
     """
     digit = jnp.matmul(bases, jnp.arange(DIGITS, dtype=bases.dtype))
     known = jnp.any(bases > 0, axis=-1)
     after = (count - 1) * frame.stride + frame.width - frame.lead - bases.shape[1]
-    worth = DIGITS ** np.arange(frame.width - 1, -1, -1)
-    kernel = np.zeros((frame.width, 2, 2), np.float32)
-    kernel[:, 0, 0], kernel[:, 1, 1] = worth, 1
+    last = min(frame.width, EXACT_DIGITS)
+    kernel = np.zeros((frame.width, 2, 3), np.float32)
+    kernel[-last:, 0, 0] = DIGITS ** np.arange(last - 1, -1, -1)
+    kernel[:-last, 0, 1] = DIGITS ** np.arange(frame.width - last - 1, -1, -1)
+    kernel[:, 1, 2] = 1
     found = jax.lax.conv_general_dilated(
         jnp.stack([digit, known], axis=-1).astype(jnp.float32),
         kernel,
@@ -248,8 +251,8 @@ def numbers_of(
         dimension_numbers=("NWC", "WIO", "NWC"),
         precision=jax.lax.Precision.HIGHEST,
     )
-    number = found[..., 0].astype(jnp.int32)
-    return number, found[..., 1] == frame.width
+    number = found[..., :2].astype(jnp.int32)
+    return number[..., 0] + number[..., 1] * DIGITS**last, found[..., 2] == frame.width
 
 
 def _windows(rows: Rows, frame: Frame, row, position, unknown: float) -> Float[Array, "M K A"]:

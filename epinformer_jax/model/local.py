@@ -268,16 +268,15 @@ def _changed_numbers(
     position = tiles.starts[:, None] + jnp.arange(tiles.bases.shape[2])[None]
     old_bases, _ = _at(reference.bases, tiles.rows, position[..., None])
     digits = jnp.arange(kmers.DIGITS, dtype=reference.bases.dtype)
-    swapped = jnp.matmul(tiles.bases - old_bases[:, None, :, 0], digits)
+    swapped = jnp.matmul(tiles.bases - old_bases[:, None, :, 0], digits).astype(jnp.int32)
     place = position[..., None] - (index * frame.stride - frame.lead)
     is_in = (place >= 0) & (place < frame.width)
     worth = jnp.where(is_in, kmers.DIGITS ** jnp.where(is_in, frame.width - 1 - place, 0), 0)
-    # A product in floats, exact below 2^24, because it is kept: what is merely added up, a compiler
-    # adds up again for each channel of the rows that are looked up.
+    # A product, because its result is kept: what is merely added up, a compiler adds up again for
+    # each channel of the rows that are looked up.
     parts = jnp.stack([jnp.ones_like(swapped), swapped], axis=-1)
-    whole = jnp.stack([old[..., 0], worth], axis=2).astype(parts.dtype)
-    new = jnp.einsum("tvqk,tqkw->tvqw", parts, whole, precision=jax.lax.Precision.HIGHEST)
-    return jnp.clip(new.astype(jnp.int32), 0, kmers.DIGITS**frame.width - 1)
+    new = jnp.einsum("tvqk,tqkw->tvqw", parts, jnp.stack([old[..., 0], worth], axis=2))
+    return jnp.clip(new, 0, kmers.DIGITS**frame.width - 1)
 
 
 def _finish_block(block, convolved, outputs, rows, added: _Change) -> _Change:
