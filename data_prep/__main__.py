@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import NoReturn
+
+from epinformer_jax import messages
 
 
 def _simulate() -> ModuleType:
@@ -148,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module = COMMANDS[name]()
-    parser = _Parser(
+    parser = messages.OneLineParser(
         prog=f"{PROGRAM} {name}",
         description=module.DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -170,15 +171,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Says how a value that begins with - is given, where that may be what is wrong."""
-        if message.endswith("expected one argument"):
-            option = message.split()[1].rstrip(":")
-            message += f"; one that begins with - is joined to it: {option}='-...'"
-        super().error(message)
 
 
 def _overview() -> str:

@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None, *, keep_programs: bool = False) -> i
     with messages.on_stderr():
         try:
             module = COMMANDS[name]()
-            parser = argparse.ArgumentParser(
+            parser = messages.OneLineParser(
                 prog=f"{PROGRAM} {name}",
                 description=module.DESCRIPTION,
                 formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,13 +1,18 @@
-"""Which log lines reach the screen: ours, and others' only from WARNING on.
+"""What reaches the screen: of log lines ours, and others' only from WARNING on; of wrong arguments
+one line.
 
 Checkpoint and data libraries share absl's logger with us and report every file they open.
 """
 
+import argparse
 import contextlib
 import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
+
+from absl import logging as absl_logging
 
 _ROOT = Path(__file__).resolve().parent.parent
 _OURS = tuple(str(_ROOT / package) for package in ("epinformer_jax", "data_prep"))
@@ -21,7 +26,7 @@ def is_ours_or_warns(record: logging.LogRecord) -> bool:
 @contextlib.contextmanager
 def on_stderr() -> Iterator[None]:
     """Inside, absl's log goes to stderr, a line an event: what a command shows."""
-    logger = logging.getLogger("absl")
+    logger = absl_logging.get_absl_logger()  # its first import would set the level anew
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(is_ours_or_warns)
     handler.setFormatter(_OneLine())
@@ -35,6 +40,17 @@ def on_stderr() -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = propagate
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that answers a wrong argument with one line and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong; of a value that begins with -, how it is given."""
+        if message.endswith("expected one argument"):
+            option = message.split()[1].rstrip(":")
+            message += f"; one that begins with - is joined to it: {option}='-...'"
+        self.exit(2, f"error: {' '.join(message.split())} ({self.prog} --help)\n")
 
 
 class _OneLine(logging.Formatter):

@@ -69,6 +69,8 @@ MAY_IMPORT = {
     ),
     "configs": ("epinformer_jax.config",),
     "data_prep": ("epinformer_jax.data",),
+    # Both commands answer a wrong argument alike.
+    "data_prep.__main__": ("data_prep", "epinformer_jax.messages"),
 }
 
 # Heavy or optional package -> the only places that may import it. An empty tuple: tests only.

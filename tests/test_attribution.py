@@ -378,7 +378,7 @@ def test_the_file_holds_what_was_computed_and_is_read_back(tmp_path):
     np.testing.assert_allclose(again.hypothetical, centred, atol=1e-5)
     (tmp_path / "no.npz").write_text("no")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    for name, message in {"no": "cannot be read", "other": "holds x", "gone": "no such"}.items():
+    for name, message in {"no": "is no .npz file", "other": "holds x", "gone": "no such"}.items():
         with pytest.raises(ValueError, match=message):
             attribution_file.read(tmp_path / f"{name}.npz")
 

@@ -108,6 +108,32 @@ def test_the_overview_and_the_package_need_no_jax():
     assert done.returncode == 0, done.stderr
 
 
+SAYS = """
+from types import SimpleNamespace as Any
+from epinformer_jax import messages
+with messages.on_stderr():
+    from epinformer_jax.analysis import ensembles  # absl comes with it
+    ensembles.mention_strands([Any(info=Any(both_strands=True))], False)
+"""
+
+
+def test_our_lines_are_shown_by_a_program_that_has_imported_nothing_yet(run_python):
+    assert "--average-strands" in run_python("-c", SAYS).stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("--scale-activity=1,two", "--scale-activity"), ("--scale-activity", "is joined to it")],
+)
+def test_a_wrong_option_is_one_line(option, said, capsys):
+    given = ["--model", ".", "--fasta", ".", "--out", "x.tsv", option, "-1,2"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["perturb", *given])
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2 and told.startswith("error: ") and told.count("\n") == 1
+    assert said in told
+
+
 def test_others_lines_below_warning_stay_off_the_screen(capsys):
     def record(path, level):
         return std_logging.LogRecord("absl", level, path, 1, "said", (), None)

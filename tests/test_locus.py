@@ -94,7 +94,7 @@ def test_bars_stand_at_their_elements_with_their_values(shown):
     figure = plots_locus.locus_figure(shown._asdict())
     by_label = {axes.get_ylabel().replace("\n", " "): axes for axes in figure.axes}
     assert list(by_label) == [
-        *("Contact", "Elements", "DNase", "Activity", "Attention"),
+        *("Contact (darker: more)", "Elements", "DNase", "Activity", "Attention"),
         *("Predicted change (%)", "Measured change (%)"),
     ]
     for label, column in (("Activity", "activity"), ("Predicted change (%)", "predicted")):

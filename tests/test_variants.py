@@ -216,6 +216,11 @@ def test_alleles_are_split_trimmed_and_refused_with_a_reason(world, tmp_path):
             "beyond the end of its contig",
             "beyond the end of its contig",
         ]
+        contradicted = dropped[dropped["reason"] == vcf.REFERENCE_MISMATCH].iloc[0]
+        line = (tmp_path / "v.vcf").read_text().splitlines()[contradicted["line"] - 1].split("\t")
+        assert line[:2] == [contradicted["chrom"], str(contradicted["pos"])]
+        assert contradicted["in_fasta"] not in ("", contradicted["ref"])
+        assert (dropped["in_fasta"] == "").sum() == len(dropped) - 1
 
 
 def test_unreadable_files_are_named_with_their_line(world, tmp_path):

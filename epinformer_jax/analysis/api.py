@@ -384,7 +384,8 @@ class Model:
         if found != kind:
             encoders = ' (of a run: load_model(RUN, kind="activity"))' if kind == "activity" else ""
             raise ValueError(
-                f"this is an {found} model, which can {instead}; load an {kind} model{encoders}"
+                f"this is an {found} model, whose methods are {instead}; load an {kind} "
+                f"model{encoders}"
             )
 
 

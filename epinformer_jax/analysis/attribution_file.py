@@ -90,8 +90,11 @@ def read(path: str | os.PathLike) -> Contributions:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: cannot be read as .npz ({error})") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        raise ValueError(
+            f"{path}: is no .npz file, or a damaged one; make it with `epinformer attribution "
+            "--out`"
+        ) from None
     found = ", ".join(sorted(arrays))
     scores = arrays.get("hypothetical", arrays.get("ism"))
     if "one_hot" not in arrays or scores is None:

@@ -53,10 +53,11 @@ With an expression model and --genes: of promoters, of one element or of all ele
 `sequence` (measured signals stay) and, where --activity-model is given, `sequence+activity`
 (the activity of the mutated slot follows, times 2^(predicted change)).
 
-OUT.npz holds one_hot and ism [scans, 4, bases], both in the order A, C, G, T (documented in
-epinformer_jax/analysis/mutagenesis_output.py); beside it stand the two files that modisco-lite
-takes. Tracks show what the base that stands there contributes: minus the mean effect of the four,
-0 for itself. Places are 1-based, both ends included: chr:start-end."""
+Effects are differences of what the model predicts: of log2 activity (not of activity), or of the
+expression label. OUT.npz holds one_hot and ism [scans, 4, bases], both in the order A, C, G, T
+(documented in epinformer_jax/analysis/mutagenesis_output.py); beside it stand the two files that
+modisco-lite takes. Tracks show what the base that stands there contributes: minus the mean effect
+of the four, 0 for itself. Places are 1-based, both ends included: chr:start-end."""
 
 
 def parse_place(text: str) -> tuple[str, int, int]:
@@ -163,7 +164,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="BP",
         help="distance of windows, counted from where the region begins; 1: each base in the "
-        "middle of its own window, whatever the region (default: window / 4)",
+        "middle of its own window, base window/2 counted from 0, whatever the region (default: "
+        "window / 4)",
     )
     where = parser.add_argument_group("what to mutate, of an expression model")
     where.add_argument("--promoter", action="store_true", help="the default for genes")

@@ -83,6 +83,7 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 @contextlib.contextmanager
 def style():
+    """Inside, figures have this module's style and no other."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)

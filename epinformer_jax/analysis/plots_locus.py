@@ -137,7 +137,7 @@ def _draw_contacts(axes: Axes, elements: pd.DataFrame, scale: _Scale) -> None:
         )
     axes.set_ylim(0, 1.06)
     _bare(axes)
-    axes.set_ylabel("Contact", rotation=0, ha="right", va="center")
+    axes.set_ylabel("Contact\n(darker: more)", rotation=0, ha="right", va="center")
 
 
 def _draw_genes(

@@ -33,7 +33,8 @@ DESCRIPTION = """\
 Predict expression of genes from a trained or converted model.
 
 Each gene is predicted by the model that tests its chromosome; genes that none tests by the mean of
-all. Links are chosen by the model's own rule; what it leaves out is listed in OUT.dropped.tsv."""
+all. Links are chosen by the model's own rule; what it leaves out is listed beside OUT, in
+NAME.dropped.tsv."""
 
 
 class Expression(NamedTuple):

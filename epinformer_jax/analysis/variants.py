@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,8 @@ Predict what variants do to the activity of the elements and promoters they lie 
 expression of the genes these are linked to.
 
   activity_ref, expression_ref        predictions for the reference, what changes are added to
-  delta_activity                      the variant in the middle of a window (--activity-model)
+  delta_activity                      the variant in the middle of a window, each allele in the
+                                      middle of its own (--activity-model)
   delta_expression_sequence           sequences change, measured signals stay
   delta_expression_sequence_activity  activity of the element or promoter also changes, by as much
                                       as the activity model says (--activity-model)
@@ -41,8 +43,9 @@ in several of a gene, its expression change is that of all together. Tables are 
 contig with the variant: a promoter keeps its length, an element grows or shrinks with an indel;
 distances and measured signals stay those of the tables.
 
-Genes are predicted by the fold that tests their chromosome. What is left out is listed in
-OUT.dropped.tsv. A background (--make-background) holds the scores of its variants; percentiles
+Genes are predicted by the fold that tests their chromosome. What is left out is listed
+beside OUT, in NAME.dropped.tsv: with its line, and what the FASTA has where it contradicts the
+reference. A background (--make-background) holds the scores of its variants; percentiles
 against it (--background) are of absolute changes, and need the very models and options it was made
 with."""
 
@@ -85,7 +88,8 @@ def score_variants(
     used = sorted({hit.variant for hit in hits})
     outside = sorted(set(range(len(variants))) - set(used))
     dropped = pd.DataFrame(
-        [(*variants[i][1:6], NOT_IN_ANY) for i in outside], columns=vcf.DROPPED_COLUMNS
+        [(*variants[i][1:6], NOT_IN_ANY, variants[i].line, "") for i in outside],
+        columns=vcf.DROPPED_COLUMNS,
     )
     split_of = {example.chrom: example.split for example in genes.examples}
     columns, factors = _activity_columns(
@@ -162,8 +166,10 @@ def with_percentiles(table: pd.DataFrame, path: Path, models_fingerprint: str) -
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read as a background ({error})") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        raise ValueError(
+            f"{path}: cannot be read as a background; make it with --make-background"
+        ) from None
     if str(arrays.get("fingerprint", "")) != models_fingerprint:
         raise ValueError(
             f"{path}: made with other models or options, so its percentiles would mean nothing; "

@@ -19,7 +19,7 @@ from epinformer_jax.data import atomic, sequence
 from epinformer_jax.data.genome import Genome
 
 MAX_ALLELE_BP = 1000
-DROPPED_COLUMNS = ["chrom", "pos", "id", "ref", "alt", "reason"]
+DROPPED_COLUMNS = ["chrom", "pos", "id", "ref", "alt", "reason", "line", "in_fasta"]
 _BASES = re.compile(r"[ACGTNacgtn]+")
 _COLUMNS = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO")
 
@@ -82,7 +82,8 @@ def fetch_edited(genome: Genome, variant: Variant, start: int, end: int) -> np.n
 def read(
     path: str | os.PathLike, genome: Genome, *, max_allele_bp: int = MAX_ALLELE_BP
 ) -> tuple[list[Variant], pd.DataFrame]:
-    """All variants in file order, and those left out: chrom, pos, id, ref, alt, reason.
+    """All variants in file order, and those left out: chrom, pos, id, ref, alt, reason, line of the
+    file, and what the FASTA has where it contradicts the reference.
 
     Left out: symbolic alleles and breakends, `*` and missing alleles, alleles longer than
     `max_allele_bp`, letters that are no bases, alleles equal to the reference, repeats, contigs
@@ -103,7 +104,10 @@ def read(
             if not reason and (*shown[:2], ref.upper(), alt.upper()) in seen:
                 reason = "repeated"
             if reason:
-                dropped.append((*shown, reason))
+                there = ""
+                if reason == REFERENCE_MISMATCH:
+                    there = sequence.decode(genome.fetch(chrom, pos - 1, pos - 1 + len(ref)))
+                dropped.append((*shown, reason, line, there))
                 continue
             seen.add((*shown[:2], ref.upper(), alt.upper()))
             kept.append(_variant(line, *shown))

@@ -199,6 +199,7 @@ class StarLayer(nnx.Module):
         return jax.nn.softmax(jnp.where(mask[:, None], logits, -jnp.inf), axis=-1)
 
     def split_heads(self, x: Float[Array, "B S D"]) -> Float[Array, "B S H E"]:
+        """Each head's share of the channels."""
         return x.reshape(*x.shape[:2], self.heads, -1)
 
 

@@ -360,7 +360,8 @@ def _fill(config: ModelConfig, variables: Variables, values, sums, part):
     return jax.lax.dynamic_update_slice(values, answer.astype(values.dtype), (part * size, 0))
 
 
-def take(values, numbers):
+def take(values: Float[Array, "R C"], numbers: Int[Array, "*N"]) -> Float[Array, "*N C"]:
+    """Rows of a table; all numbers must be rows."""
     return values.at[numbers].get(mode="promise_in_bounds")
 
 

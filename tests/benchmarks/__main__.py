@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -46,7 +47,11 @@ def parser() -> argparse.ArgumentParser:
     )
     names = [line.name for line in LINES] + list(EXTRAS)
     add = made.add_argument
-    add("--quick", action="store_true", help="fewer runs, huge pages only, no sweep")
+    add(
+        "--quick",
+        action="store_true",
+        help="fewer runs, huge pages only, no sweep: ten minutes and more, most of it compiling",
+    )
     add(
         "--only",
         action="append",
@@ -196,6 +201,7 @@ class Bench:
             self.error(f"{line.name}, {allocator}: {error}")
         else:
             self.found["lines"].append(found)
+            self.say(f"{allocator}: {line.name}: {report.ratios(found)}")
             self.save()  # a run that is stopped keeps what it has
 
     def save(self) -> None:
@@ -269,6 +275,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns the exit status."""
     args = parser().parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
+    # ended from outside, it takes its processes and files with it
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="epinformer_bench_") as scratch:
         bench = Bench(args, pathlib.Path(scratch))
         try:

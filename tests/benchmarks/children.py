@@ -73,6 +73,11 @@ class Worker:
             raise RuntimeError(f"the {self.side} process failed:\n{reply['error']}")
         return reply
 
+    def kill(self) -> None:
+        """Ends the process at once, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+
     def close(self) -> None:
         """Ends the process."""
         if self._process.poll() is None:
@@ -93,6 +98,10 @@ def workers(
     started = {side: Worker(side, setting, env) for side in sides}
     try:
         yield started
+    except BaseException:  # an interrupt, say: nobody waits for what they are at
+        for worker in started.values():
+            worker.kill()
+        raise
     finally:
         for worker in started.values():
             worker.close()

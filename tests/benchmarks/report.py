@@ -63,6 +63,12 @@ def page(found: dict[str, Any]) -> str:
     )
 
 
+def ratios(line: dict[str, Any]) -> str:
+    """How many times faster each of ours is than the first reference, in one line."""
+    first = next(n for n, own in line["contenders"].items() if own["side"] == "reference")
+    return ", ".join(f"{name} {_ratio(own[first])}" for name, own in line["ratios"].items())
+
+
 def duration(seconds: float) -> str:
     """12.3 ms, 4.56 s, 21 min"""
     if seconds >= 600:
