@@ -3,7 +3,6 @@
 An expected failure (bad input, unreadable file) is one line on stderr and exit code 2.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -149,12 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module = COMMANDS[name]()
-    parser = messages.OneLineParser(
-        prog=f"{PROGRAM} {name}",
-        description=module.DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = messages.parser(f"{PROGRAM} {name}", module.DESCRIPTION)
     module.add_arguments(parser)
     args = parser.parse_args(rest)
     try:

@@ -133,12 +133,7 @@ def main(argv: Sequence[str] | None = None, *, keep_programs: bool = False) -> i
     with messages.on_stderr():
         try:
             module = COMMANDS[name]()
-            parser = messages.OneLineParser(
-                prog=f"{PROGRAM} {name}",
-                description=module.DESCRIPTION,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-                allow_abbrev=False,
-            )
+            parser = messages.parser(f"{PROGRAM} {name}", module.DESCRIPTION)
             module.add_arguments(parser)
             args = parser.parse_args(rest)
             _check_paths(args)

@@ -42,9 +42,17 @@ def on_stderr() -> Iterator[None]:
         logger.propagate = propagate
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """A parser that answers a wrong argument with one line and exit code 2."""
+def parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """A command's parser; a wrong argument is answered with one line and exit code 2."""
+    return _Parser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
+
+class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Says what is wrong; of a value that begins with -, how it is given."""
         if message.endswith("expected one argument"):

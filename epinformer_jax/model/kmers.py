@@ -232,8 +232,7 @@ def numbers_of(
 ) -> tuple[Int[Array, "N P"], Bool[Array, "N P"]]:
     """Number of each position's k-mer (its unknown bases read as A), and whether all are known.
 
-    A convolution, because its result is kept: sums of digits would be made anew for each channel of
-    the rows that are looked up. Its floats are exact: the first bases have a sum of their own.
+    A convolution whose floats are exact: the first bases have a sum of their own.
     """
     digit = jnp.matmul(bases, jnp.arange(DIGITS, dtype=bases.dtype))
     known = jnp.any(bases > 0, axis=-1)
@@ -273,11 +272,8 @@ def block_by_taps(
     positions that are answered: P = (K - 2) / 2.
     """
     count = numbers.shape[1] - TAPS + 1
-    # without the barriers each channel would read its number, and both of the pool's uses look up
-    numbers = jax.lax.optimization_barrier(numbers)
     y = sum(take(taps.values, TAPS * numbers[:, tap : tap + count] + tap) for tap in range(TAPS))
     block = encoder.blocks[0]
-    y = jax.lax.optimization_barrier(y)
     return block.finish(y, *block.norm.fixed(), dtype)
 
 
