@@ -57,12 +57,12 @@ def tiny_batch(genes, plan, chosen):
 
 
 def shared_genes(rng):
-    """Genes of two window widths, of which the third repeats an element of the second; each element
+    """Genes of several window widths, of which the third repeats an element of the second; each element
     has an unknown base.
     """
     genes = tiny_models.random_genes(rng, CONFIG, COUNTS)
     for gene, count in enumerate(COUNTS):
-        lengths = [CONFIG.window_bp, *(2 * rng.integers(2, 5, count - 1))]  # even: see turned()
+        lengths = [CONFIG.window_bp, *(2 * rng.integers(2, CONFIG.window_bp // 2, count - 1))]  # even: see turned()
         codes = [tiny_inputs.random_codes(rng, int(length)) for length in lengths]
         for element in codes[1:]:
             element[rng.integers(len(element))] = 0
@@ -82,7 +82,7 @@ def genes():
 def examples(genes):
     """In the layout that fits every batch, so that one is compiled; it has places to spare."""
     plan = tiny_models.plan_for(genes, CONFIG, batch_size=4)
-    assert len(plan.widths) > 1
+    assert len(plan.widths) > encoder_cache.WIDTHS
     return Examples(genes, dataclasses.replace(plan, layouts=plan.layouts[-1:]))
 
 
@@ -106,9 +106,12 @@ def predict(objective, variables, batch):
 
 def turned(genes, chosen, batch, key):
     """The genes with the sequences turned around that a cached step draws from `key`."""
-    (row_key,) = jax.random.split(key, 1)
-    (rows,) = batch["rows"]
-    flip = np.asarray(jax.random.bernoulli(row_key, shape=rows["weight"].shape))
+    keys = jax.random.split(key, len(batch["rows"]))
+    drawn = [
+        jax.random.bernoulli(row_key, shape=rows["weight"].shape)
+        for row_key, rows in zip(keys, batch["rows"], strict=True)
+    ]
+    flip = np.concatenate(drawn)
     assert 0 < flip.sum() < len(flip)
     copies = list(genes.sequences)
     for number, gene in enumerate(chosen):
@@ -150,12 +153,35 @@ def test_a_step_with_the_cache_equals_the_step_without(statistics, flip, example
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
 
 
-def test_few_places_of_a_cached_batch_stay_empty():
-    for rows in range(1, 4000):
-        places = encoder_cache._capacity(rows)
-        assert rows <= places and places % 8 == 0
-        assert places - rows < max(8, rows / 8 + 1)
-    assert len({encoder_cache._capacity(rows) for rows in range(64, 128)}) <= 9
+def test_a_tower_is_the_same_in_any_window_that_holds_its_sequence(examples, tmp_path):
+    """Whether wider than the one it was kept in or narrower: what is cut off is background."""
+    cache = cache_of(examples, tiny_models.random_variables(CONFIG, seed=1), tmp_path)
+    cache.open()
+    stride, margin = CONFIG.encoder.stride, examples.plan.margin_bp
+    narrower = 0
+    for sequence, length in enumerate(cache._lengths):
+        full = cache._gather([sequence], CONFIG.window_bp, "forward")[0]
+        kept = examples.plan.widths[cache._width[sequence]]
+        for width in range(CONFIG.window_bp, length + 2 * margin, -2 * stride):
+            start, end = cache._positions(width)
+            found = cache._gather([sequence], width, "forward")[0]
+            np.testing.assert_array_equal(found, full[start:end])
+            outside = np.r_[full[:start] - cache._background[:start]]
+            outside = np.r_[outside, full[end:] - cache._background[end:]]
+            np.testing.assert_allclose(outside, 0, rtol=0, atol=1e-6)
+            narrower += width < kept
+    assert narrower
+
+
+def test_rows_behind_the_encoder_are_in_few_groups_that_hold_them_all(examples, tmp_path):
+    cache = cache_of(examples, tiny_models.random_variables(CONFIG, seed=1), tmp_path)
+    cache.open()
+    batch = tiny_batch(examples.genes, examples.plan, np.arange(4))
+    ready = cache.with_towers(batch, np.arange(4))
+    widths = [rows["tower"].shape[1] * CONFIG.encoder.stride for rows in ready["rows"]]
+    assert len(widths) <= encoder_cache.WIDTHS and widths[-1] == CONFIG.window_bp
+    real = sum(int(rows["weight"].sum()) for rows in ready["rows"])
+    assert real == batch["mask"].sum()
 
 
 def test_each_distinct_sequence_is_encoded_once(examples, genes):

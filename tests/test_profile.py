@@ -25,8 +25,14 @@ def quick():
 
 
 def test_an_element_of_the_published_network_costs_277_million_products():
-    products = (flops.encoder(PUBLISHED.encoder, 2000) + flops.summary(PUBLISHED)) / 2
+    products = (flops.encoder(PUBLISHED.encoder, 2000) + flops.summary(PUBLISHED, 2000)) / 2
     assert products == 277_176_640
+
+
+def test_behind_the_encoder_a_window_costs_what_sees_it():
+    seen = (39, 47, 59)  # of 121, 113 and 101 positions, 35 from the encoder
+    layers = [n * 3 * inputs * 64 for n, inputs in zip(seen, (128, 64, 64), strict=True)]
+    assert flops.summary(PUBLISHED, 560) / 2 == sum(layers) + seen[-1] * (64 * 32 + 64)
 
 
 def cost_of(function, *shapes):
@@ -95,10 +101,15 @@ def test_a_frozen_encoder_costs_no_backward_pass_and_a_cached_one_nothing():
     forward = sum(flops.encoder(config.encoder, width) for width in widths)
     difference = flops.of_step(tuned, batch) - flops.of_step(frozen, batch)
     assert difference == pytest.approx(2 * forward)
-    rows = tuple({"weight": g["weight"]} for g in batch["rows"])
+    stride = config.encoder.stride
+    rows = tuple(
+        {"weight": g["weight"], "tower": g["nibbles"][:, : g["nibbles"].shape[1] * 2 // stride]}
+        for g in batch["rows"]
+    )
     cached = flops.of_step(frozen, {**batch, "rows": rows})
     assert flops.of_step(frozen, batch) - cached == pytest.approx(forward)
-    assert cached == 3 * (4 * flops.summary(config) + flops.interaction(config, 2.0, 4.0))
+    summaries = sum(flops.summary(config, width) for width in widths)
+    assert cached == pytest.approx(3 * (summaries + flops.interaction(config, 2.0, 4.0)))
 
 
 def test_peaks_are_those_of_the_device():

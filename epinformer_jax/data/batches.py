@@ -26,6 +26,7 @@ LADDERS = {
     3: (0.5, 0.85, 0.998),
     4: (0.4, 0.7, 0.9, 0.998),
     5: (0.3, 0.6, 0.8, 0.95, 0.998),
+    8: (0.15, 0.3, 0.45, 0.6, 0.75, 0.87, 0.95, 0.998),
 }
 MAX_WIDTHS = 5  # of one batch of genes
 MAX_ROW_WIDTHS = 12  # of rows that are encoded without their genes, each width on its own
@@ -98,13 +99,14 @@ def make_plan(
     stride: int,
     margin_bp: int,
     layouts: int = 3,
+    most_widths: int = MAX_WIDTHS,
     seed: int = 0,
 ) -> Plan:
     """Chooses widths and layouts from the sequence lengths of every gene (promoter included).
 
-    Widths minimise the positions computed; capacities are quantiles over simulated batches, rounded
-    up. To `layouts` of them comes one that fits the largest genes together; it is compiled only
-    when such a batch is met.
+    The widths minimise the positions computed; capacities are quantiles over simulated batches,
+    rounded up. To `layouts` of them (a key of LADDERS) comes one that fits the largest genes
+    together; it is compiled only when such a batch is met.
 
     Raises:
       ValueError: no genes, or a sequence longer than the window.
@@ -116,7 +118,8 @@ def make_plan(
         raise ValueError(
             f"a sequence of {everything.max()} bases does not fit window_bp={window_bp}"
         )
-    widths = _choose_widths(_needed(everything, margin_bp, window_bp), window_bp, 2 * stride)
+    needed = _needed(everything, margin_bp, window_bp)
+    widths = _choose_widths(needed, window_bp, 2 * stride, most=most_widths)
     index = [np.searchsorted(widths, _needed(gene, margin_bp, window_bp)) for gene in lengths]
     counts = np.stack([np.bincount(gene, minlength=len(widths)) for gene in index])
     demand = _suffix_sums(counts)
@@ -158,22 +161,20 @@ def pack_genes(
             f"{size} genes, {slots} slots"
         )
     flat = [codes for gene in sequences for codes in gene.codes]
-    lengths = np.array([len(codes) for codes in flat])
-    width = plan.width_of(lengths)
-    layout = plan.layout_for(np.bincount(width, minlength=len(plan.widths)))
-    group, place = _assign(width, layout)
+    layout, row = deal_rows(plan, np.array([len(codes) for codes in flat]))
+    order, first = np.argsort(row), np.concatenate([[0], np.cumsum(layout)])
+    groups = np.split(order, np.searchsorted(row[order], first[1:-1]))
     rows = [
-        pack_rows([flat[i] for i in members], plan.window_bp, w, capacity)
-        for w, capacity, members in _members(plan.widths, layout, group, place)
+        pack_rows([flat[i] for i in members], plan.window_bp, width, capacity)
+        for width, capacity, members in zip(plan.widths, layout, groups, strict=True)
     ]
-    first = np.concatenate([[0], np.cumsum(layout)[:-1]])
     row_of_slot = np.zeros((size, slots), np.int32)
     mask = np.zeros((size, slots), bool)
     mask[:, 0] = True
     link = np.zeros((size, slots, link_features[0].shape[1]), np.float32)
     gene = np.repeat(np.arange(len(sequences)), counts)
     slot = np.concatenate([np.arange(count) for count in counts])
-    row_of_slot[gene, slot] = first[group] + place
+    row_of_slot[gene, slot] = row
     mask[gene, slot] = True
     link[gene, slot] = np.concatenate(link_features)
     return {
@@ -186,6 +187,24 @@ def pack_genes(
         "labels": _fill(np.asarray(labels, np.float32), size),
         "weight": _fill(np.ones(len(sequences), np.float32), size),
     }
+
+
+def deal_rows(
+    plan: Plan, lengths: Int[np.ndarray, "N"]
+) -> tuple[tuple[int, ...], Int[np.ndarray, "N"]]:
+    """The layout of a batch of such sequences, and each one's row among all rows of all widths: of
+    its own width while there is room, else of the next wider one.
+    """
+    width = plan.width_of(lengths)
+    layout = plan.layout_for(np.bincount(width, minlength=len(plan.widths)))
+    row = np.empty(len(width), np.int64)
+    waiting, first = np.empty(0, np.int64), 0
+    for k, capacity in enumerate(layout):
+        candidates = np.concatenate([waiting, np.flatnonzero(width == k)])
+        taken, waiting = candidates[:capacity], candidates[capacity:]
+        row[taken] = first + np.arange(len(taken))
+        first += capacity
+    return layout, row
 
 
 def most_unknown_kmers(genes: Sequence[Sequences], *, batch_size: int, width: int) -> int:
@@ -291,32 +310,12 @@ def pack_rows(
     }
 
 
-def _assign(width: Int[np.ndarray, "N"], layout: tuple[int, ...]):
-    """Group and place of each row: its own width while there is room, else the next wider one."""
-    group = np.empty(len(width), np.int64)
-    place = np.empty(len(width), np.int64)
-    waiting = np.empty(0, np.int64)
-    for k, capacity in enumerate(layout):
-        candidates = np.concatenate([waiting, np.flatnonzero(width == k)])
-        taken, waiting = candidates[:capacity], candidates[capacity:]
-        group[taken], place[taken] = k, np.arange(len(taken))
-    return group, place
-
-
-def _members(widths, layout, group, place):
-    for k, (w, capacity) in enumerate(zip(widths, layout, strict=True)):
-        members = np.flatnonzero(group == k)
-        yield w, capacity, members[np.argsort(place[members])]
-
-
 def _needed(lengths, margin_bp: int, window_bp: int):
     # one more than both margins: an odd length is centred half a base to the left
     return np.minimum(np.asarray(lengths) + 2 * margin_bp + 1, window_bp)
 
 
-def _choose_widths(
-    needed, window_bp: int, step: int, *, most: int = MAX_WIDTHS, each: int = 0
-) -> list[int]:
+def _choose_widths(needed, window_bp: int, step: int, *, most: int, each: int = 0) -> list[int]:
     """At most `most` widths from window_bp down in `step`s, the full one always, minimising total
     positions, where a width more counts as `each`.
     """

@@ -179,16 +179,6 @@ def other_strand(group: Group) -> Group:
     return group._replace(x=group.x[:, ::-1, ::-1], offset=width - group.offset - group.length)
 
 
-def paste(group: Group, background: Background | None) -> Float[Array, "N L C"]:
-    """Rows at full length: the window's values with the background on either side."""
-    if background is None or group.x.shape[1] == background.x.shape[1]:
-        return group.x
-    rows, width, channels = group.x.shape
-    flank = jnp.broadcast_to(background.x, (rows, background.x.shape[1], channels))
-    end = group.start + width
-    return jnp.concatenate([flank[:, : group.start], group.x, flank[:, end:]], axis=1)
-
-
 def weighted_parts(groups, background, statistics: str) -> list[layers.WeightedPart]:
     """What BatchNorm counts at one layer of the tower.
 

@@ -7,7 +7,13 @@ from jaxtyping import Array, Bool, Float
 
 from epinformer_jax.model import layers
 from epinformer_jax.model.architecture import ActivityConfig, ExpressionConfig
-from epinformer_jax.model.encoder import Background, Encoder, Group, other_strand, paste
+from epinformer_jax.model.encoder import (
+    Background,
+    Encoder,
+    Group,
+    other_strand,
+    weighted_parts,
+)
 
 
 class Mixer(nnx.Module):
@@ -115,31 +121,61 @@ class Summary(nnx.Module):
         self.pool = layers.Linear(config.summary_length, positions, rngs=rngs)
 
     def __call__(
-        self,
-        parts: list[Float[Array, "_N L C"]],
-        weights: list[Float[Array, "_N"]],
-        *,
-        train: bool,
-        dtype: str,
+        self, groups: list[Group], background: Background | None, *, train: bool, dtype: str
     ) -> list[Float[Array, "_N D"]]:
-        """Embeds the rows of each part; all positions of a row count with that row's weight in
-        batch statistics.
+        """Embeds the rows of each group; where no window reaches, the background stands in.
+
+        In batch statistics every position counts with its row's weight, and the background as often
+        as `background.count` says.
         """
         for index in range(self.count):
             conv = getattr(self, f"conv_{index}")
-            parts = [conv(x, same=False, dtype=dtype) for x in parts]
+            groups = [_widened(conv, group, background, dtype) for group in groups]
+            if background is not None:
+                x = conv(background.x, same=False, dtype=dtype)
+                background = background._replace(x=x)
+            scaling = None
             if self.has_norm:
                 norm = getattr(self, f"norm_{index}")
-                if train:
-                    scaling = norm.fit(
-                        [(x, w[:, None]) for x, w in zip(parts, weights, strict=True)]
-                    )
-                else:
-                    scaling = norm.fixed()
-                parts = [layers.affine(x, *scaling) for x in parts]
-            parts = [layers.elu(x) for x in parts]
-        pooled = [layers.elu(self.pool(jnp.swapaxes(x, 1, 2), dtype)) for x in parts]
-        return [x.reshape(x.shape[0], -1) for x in pooled]
+                parts = weighted_parts(groups, background, "padded") if train else []
+                scaling = norm.fit(parts) if train else norm.fixed()
+            groups = [group._replace(x=_activated(group.x, scaling)) for group in groups]
+            if background is not None:
+                background = background._replace(x=_activated(background.x, scaling))
+        return [self._pooled(group, background, dtype) for group in groups]
+
+    def _pooled(self, group: Group, background: Background | None, dtype: str):
+        """The linear map over the length: the window's part for each row, the rest once."""
+        kernel, end = self.pool.kernel[...], group.start + group.x.shape[1]
+        x = _times(group.x, kernel[group.start : end], dtype)
+        if background is not None and group.x.shape[1] < kernel.shape[0]:
+            x = x + _times(background.x[:, : group.start], kernel[: group.start], dtype)
+            x = x + _times(background.x[:, end:], kernel[end:], dtype)
+        return layers.elu(x + self.pool.bias[...][None, None]).reshape(x.shape[0], -1)
+
+
+def _widened(conv: layers.Conv, group: Group, background: Background | None, dtype: str) -> Group:
+    """A convolution without padding over a window and what it reaches of the background: all of the
+    row's outputs that see the window.
+    """
+    start, x = group.start, group.x
+    if background is not None:
+        # joined, not added to the output's edges: gradients of convolutions that are both padded
+        # and dilated are five times slower on XLA CPU
+        reach, end = conv.dilation * (conv.width - 1), start + x.shape[1]
+        around = jnp.broadcast_to(background.x, (x.shape[0], *background.x.shape[1:]))
+        start = max(start - reach, 0)
+        x = jnp.concatenate([around[:, start : group.start], x, around[:, end : end + reach]], 1)
+    return group._replace(x=conv(x, same=False, dtype=dtype), start=start)
+
+
+def _activated(x, scaling):
+    return layers.elu(x if scaling is None else layers.affine(x, *scaling))
+
+
+def _times(x: Float[Array, "N L C"], kernel: Float[Array, "L P"], dtype: str):
+    """Each channel's sum over positions, for each output: [N, C, P]."""
+    return _einsum("nlc,lp->ncp", x, kernel, dtype)
 
 
 class Fusion(nnx.Module):
@@ -282,13 +318,9 @@ class Expression(nnx.Module):
         statistics.
         """
         config = self.config
-        parts = [paste(group, background) for group in groups]
-        weights = [group.row_weight for group in groups]
-        if train and background is not None and config.statistics == "padded":
-            parts.append(background.x)
-            weights.append(background.count[None])
-        embedded = self.summary(parts, weights, train=train, dtype=config.compute_dtype)
-        return embedded[: len(groups)]
+        if background is not None and config.statistics != "padded":
+            background = background._replace(count=jnp.zeros_like(background.count))
+        return self.summary(groups, background, train=train, dtype=config.compute_dtype)
 
     def interact(
         self,

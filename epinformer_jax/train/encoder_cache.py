@@ -28,7 +28,14 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from epinformer_jax.data import atomic
-from epinformer_jax.data.batches import Batch, Plan, Sequences, pack_windows
+from epinformer_jax.data.batches import (
+    Batch,
+    Plan,
+    Sequences,
+    deal_rows,
+    make_plan,
+    pack_windows,
+)
 from epinformer_jax.data.loader import Stream
 from epinformer_jax.model import architecture, cached, functional
 from epinformer_jax.model.functional import Variables
@@ -38,6 +45,10 @@ from epinformer_jax.train import checkpoint, devices, tasks
 MANIFEST = atomic.MARKER
 FORMAT = 1
 POSITIONS_A_CALL = 2**16  # bases that go through the encoder at once while towers are made
+# Of batches behind the encoder: convolutions are small there, and more groups of rows cost more
+# than they save; more layouts do save.
+WIDTHS = 3
+LAYOUTS = 8
 ROWS_STEP = 8  # rows of a call are a multiple of this, to divide evenly over devices
 
 
@@ -91,9 +102,20 @@ class EncoderCache:
         self._dtype = jnp.dtype(dtype)
         self._mesh = mesh or devices.all_devices()
         self._distinct = distinct(sequences)
-        lengths = np.array([len(codes) for codes in self._distinct.codes])
-        self._width = plan.width_of(lengths)
-        self._place = np.zeros(len(lengths), np.int64)  # row of a sequence in its width's file
+        self._lengths = np.array([len(codes) for codes in self._distinct.codes])
+        self._behind = make_plan(
+            [gene.lengths for gene in sequences],
+            batch_size=plan.batch_size,
+            window_bp=plan.window_bp,
+            slots=plan.slots,
+            stride=objective.model.encoder.stride,
+            margin_bp=plan.margin_bp,
+            layouts=LAYOUTS,
+            most_widths=WIDTHS,
+        )
+        self._width = plan.width_of(self._lengths)
+        # row of a sequence in its width's file
+        self._place = np.zeros(len(self._lengths), np.int64)
         for k in range(len(plan.widths)):
             members = self._width == k
             self._place[members] = np.arange(members.sum())
@@ -141,48 +163,55 @@ class EncoderCache:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def with_towers(self, batch: Batch, genes: Int[np.ndarray, "N"]) -> Batch:
-        """A packed batch of these genes with towers in place of bases (fields of CachedGenes).
-
-        Behind the encoder a row costs the same whatever its window, so all real rows stand in one
-        group of full width, and few places stay empty.
+        """A packed batch of these genes with towers in place of bases (fields of CachedGenes), in a
+        layout of its own.
         """
-        weight = np.concatenate([group["weight"] for group in batch["rows"]])
-        real = np.flatnonzero(weight)
-        count = _capacity(len(real))
-        sequences = np.full(count, -1)
-        sequences[: len(real)] = self._sequences_of_rows(batch, genes)[real]
-        place = np.zeros(len(weight), np.int32)  # of a real row; of others any will do
-        place[real] = np.arange(len(real))
-        gathered = [self._gather(sequences, strand) for strand in self._strands]
-        rows = {
-            "tower": gathered[0],
-            "other_strand": gathered[1] if len(gathered) > 1 else None,
-            "weight": np.pad(weight[real], (0, count - len(real))),
-        }
-        towers = {"rows": (rows,), "background": self._background}
-        return {**batch, **towers, "row_of_slot": place[batch["row_of_slot"]]}
-
-    def _sequences_of_rows(self, batch: Batch, genes) -> Int[np.ndarray, "R"]:
-        """The sequence each row holds, -1 for filler."""
         index, first = self._distinct.index, self._distinct.first
-        chosen = [index[first[gene] : first[gene + 1]] for gene in genes]
-        gene = np.repeat(np.arange(len(chosen)), [len(each) for each in chosen])
-        slot = np.concatenate([np.arange(len(each)) for each in chosen])
-        found = np.full(sum(len(group["weight"]) for group in batch["rows"]), -1)
-        found[batch["row_of_slot"][gene, slot]] = np.concatenate(chosen)
-        return found
+        of_gene = [index[first[gene] : first[gene + 1]] for gene in genes]
+        counts = [len(each) for each in of_gene]
+        sequences = np.concatenate(of_gene)
+        layout, row = deal_rows(self._behind, self._lengths[sequences])
+        held = np.full(sum(layout), -1)
+        held[row] = sequences
+        row_of_slot = np.zeros_like(batch["row_of_slot"])
+        slot = np.concatenate([np.arange(count) for count in counts])
+        row_of_slot[np.repeat(np.arange(len(counts)), counts), slot] = row
+        rows = []
+        for width, own in zip(self._behind.widths, np.split(held, np.cumsum(layout)), strict=False):
+            gathered = [self._gather(own, width, strand) for strand in self._strands]
+            group = {
+                "tower": gathered[0],
+                "other_strand": gathered[1] if len(gathered) > 1 else None,
+                "weight": (own >= 0).astype(np.float32),
+            }
+            rows += [group] if len(own) else []
+        towers = {"rows": tuple(rows), "background": self._background}
+        return {**batch, **towers, "row_of_slot": row_of_slot}
 
-    def _gather(self, sequences, strand: str) -> Float[np.ndarray, "N L C"]:
-        """Towers at full length, each between the background's values; background for -1."""
-        background = self._background
-        gathered = np.empty((len(sequences), *background.shape), self._dtype)
-        gathered[:] = background
+    def _gather(self, sequences, width: int, strand: str) -> Float[np.ndarray, "N W C"]:
+        """Towers in windows of `width` bases, between the background's values; background for
+        -1.
+        """
+        start, end = self._positions(width)
+        gathered = np.empty((len(sequences), end - start, self._background.shape[1]), self._dtype)
         for row, sequence in enumerate(sequences):
-            if sequence >= 0:
-                tower = self._towers[int(self._width[sequence]), strand][self._place[sequence]]
-                margin = (len(background) - len(tower)) // 2
-                gathered[row, margin : margin + len(tower)] = tower
+            if sequence < 0:
+                gathered[row] = self._background[start:end]
+                continue
+            kept = int(self._width[sequence])
+            tower = self._towers[kept, strand][self._place[sequence]]
+            first, last = self._positions(self._plan.widths[kept])
+            left, right = max(first, start), min(last, end)  # both windows hold the sequence
+            gathered[row, : left - start] = self._background[start:left]
+            gathered[row, left - start : right - start] = tower[left - first : right - first]
+            gathered[row, right - start :] = self._background[right:end]
         return gathered
+
+    def _positions(self, width: int) -> tuple[int, int]:
+        """First and end of a window of so many bases, in positions behind the encoder."""
+        stride = self._objective.model.encoder.stride
+        start = (self._plan.window_bp - width) // 2 // stride
+        return start, start + width // stride
 
     def _key(self) -> str:
         objective = self._objective
@@ -332,14 +361,6 @@ def _encode(model: architecture.ExpressionConfig, unknown: float):
         return cached.towers(bound, rows, unknown=unknown, other_strand=other_strand)
 
     return jax.jit(encode, static_argnums=2)
-
-
-def _capacity(rows: int) -> int:
-    """Places for so many rows: a multiple of ROWS_STEP at most an eighth above; each is compiled
-    when it is first met.
-    """
-    step = max(ROWS_STEP, 2 ** (rows.bit_length() - 1) // ROWS_STEP)
-    return -(-rows // step) * step
 
 
 def _digest(leaf) -> str:

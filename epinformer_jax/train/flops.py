@@ -55,25 +55,30 @@ def of_step(objective: tasks.Objective, batch: Batch) -> float:
     model = objective.model
     groups = batch["rows"] if isinstance(batch["rows"], tuple) else (batch["rows"],)
     weights = 1 if objective.encoder == "tuned" else 0
+    train = 1 + BACKWARD
     total = 0.0
     for group in groups:
         rows = float(np.sum(group["weight"]))
         if "nibbles" in group:
             width = group["nibbles"].shape[1] * 2
             total += rows * encoder(model.encoder, width) * (1 + BACKWARD * weights)
-    train = 1 + BACKWARD
+        else:
+            width = group["tower"].shape[1] * model.encoder.stride
+        if isinstance(model, ActivityConfig):
+            total += rows * activity_head(model) * train
+        else:
+            total += rows * summary(model, width) * train
     if isinstance(model, ActivityConfig):
-        return total + rows * activity_head(model) * train
-    rows = sum(float(np.sum(group["weight"])) for group in groups)
+        return total
     genes = float(np.sum(batch["weight"]))
     slots = float(np.sum(batch["mask"][np.asarray(batch["weight"]) > 0]))
-    return total + (rows * summary(model) + interaction(model, genes, slots)) * train
+    return total + interaction(model, genes, slots) * train
 
 
 def dense(model: ExpressionConfig, genes: int) -> float:
     """Operations of a training step that computes every slot at full width."""
     slots = genes * model.slots
-    row = encoder(model.encoder, model.window_bp) + summary(model)
+    row = encoder(model.encoder, model.window_bp) + summary(model, model.window_bp)
     return (1 + BACKWARD) * (slots * row + interaction(model, float(genes), float(slots)))
 
 
@@ -89,14 +94,19 @@ def encoder(config: EncoderConfig, bases: int) -> float:
     return 2.0 * products
 
 
-def summary(config: ExpressionConfig) -> float:
-    """Forward operations from the encoder's output to a row's embedding."""
+def summary(config: ExpressionConfig, bases: int) -> float:
+    """Forward operations from the encoder's output, over a window of so many bases, to a row's
+    embedding. Each convolution answers where it sees the window.
+    """
     products, inputs, length = 0, config.encoder.channels[-1], config.tower_length
+    first = (length - bases // config.encoder.stride) // 2
+    end = length - first
     for dilation in config.summary_dilations:
         length -= 2 * dilation
-        products += length * 3 * inputs * config.summary_channels
+        first, end = max(first - 2 * dilation, 0), min(end, length)
+        products += (end - first) * 3 * inputs * config.summary_channels
         inputs = config.summary_channels
-    products += length * inputs * config.summary_outputs + length * config.embedding
+    products += (end - first) * (inputs * config.summary_outputs + config.embedding)
     return 2.0 * products
 
 
