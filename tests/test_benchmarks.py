@@ -27,7 +27,7 @@ ONE_LINE = lines.Line(
     (
         lines.torch("torch", "forward"),
         lines.torch(lines.BETTER_LAYOUT, "forward"),
-        lines.ours("packed", "forward", runs=2, least=8),
+        lines.ours("packed", "forward", least=50),
     ),
     (lines.Target("packed", 18), lines.Target("packed", 50, stretch=True)),
 )
@@ -48,7 +48,8 @@ class StandIn:
         if do == "check":
             return {"numbers": self.numbers[contender], "seconds": SECONDS[contender]}
         if do == "run":
-            return {"seconds": [SECONDS[contender]] * request["count"], "others": 0.3}
+            count = max(1, round(request["length"] / SECONDS[contender]))
+            return {"seconds": [SECONDS[contender]] * count, "others": 0.3}
         return {}
 
 
@@ -81,12 +82,13 @@ def test_ratios_of_unequal_rounds_are_refused():
         rounds.ratio(Times([[1.0], [1.0]], 1), Times([[1.0]], 1))
 
 
-def interleaved(*, seconds, cost=0.0, **options):
-    """Who ran how often, in order, and the rounds."""
+def interleaved(*, seconds, **options):
+    """Who ran how often, in order, and the rounds: runs of `a` take 4 s, those of `b` 1 s."""
     ran, now = [], [0.0]
 
-    def runner(name):
-        def run(count):
+    def runner(name, cost):
+        def run(length):
+            count = max(1, int(-(-length // cost)))
             ran.append((name, count))
             now[0] += cost * count
             return [cost] * count
@@ -94,31 +96,31 @@ def interleaved(*, seconds, cost=0.0, **options):
         return run
 
     found = rounds.interleave(
-        {name: runner(name) for name in ("a", "b")},
-        {"a": 1, "b": 3},
+        {"a": runner("a", 4.0), "b": runner("b", 1.0)},
         seconds=seconds,
+        turn_s=2.0,
         clock=lambda: now[0],
         **options,
     )
     return ran, found
 
 
-def test_contenders_take_turns():
-    ran, found = interleaved(seconds=0, cost=1.0)
-    assert ran == [("a", 1), ("b", 3)] * rounds.MIN_ROUNDS
-    assert [len(round_) for round_ in found["b"]] == [3, 3]
+def test_contenders_take_turns_of_the_same_length():
+    ran, found = interleaved(seconds=0)
+    assert ran == [("a", 1), ("b", 4)] * rounds.MIN_ROUNDS
+    assert [len(turn) for turn in found["b"]] == [4, 4]
 
 
 def test_there_are_as_many_rounds_as_time_and_least_runs_ask_for():
-    assert len(interleaved(seconds=0, cost=1.0, least_runs={"b": 10})[1]["a"]) == 4
-    assert len(interleaved(seconds=12, cost=1.0)[1]["a"]) == 3
-    assert len(interleaved(seconds=1e9, cost=1.0)[1]["a"]) == rounds.MAX_ROUNDS
+    assert len(interleaved(seconds=0, least_runs={"b": 10})[1]["a"]) == 3
+    assert len(interleaved(seconds=32)[1]["a"]) == 4
+    assert len(interleaved(seconds=1e9)[1]["a"]) == rounds.MAX_ROUNDS
 
 
 def test_a_short_first_run_is_a_warm_up_and_a_long_one_counts():
-    ran, found = interleaved(seconds=0, cost=1.0, warm_up={"a": 30.0, "b": 0.5})
-    assert ran[0] == ("b", 3)
-    assert found["a"] == [[30.0], [1.0]] and found["b"] == [[1.0] * 3] * 2
+    ran, found = interleaved(seconds=0, warm_up={"a": 30.0, "b": 0.5})
+    assert ran[0] == ("b", 30)
+    assert found["a"] == [[30.0], [4.0]] and [len(turn) for turn in found["b"]] == [30, 4]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_a_line_is_measured_against_both_layouts_and_its_targets():
     assert found["ratios"]["packed"]["torch"]["value"] == pytest.approx(40)
     assert found["ratios"]["packed"][lines.BETTER_LAYOUT]["value"] == pytest.approx(20)
     assert [(t["at_least"], t["passed"]) for t in found["targets"]] == [(18, True), (50, False)]
-    assert found["contenders"]["packed"]["seconds_per_unit"]["runs"] == 8
+    assert found["contenders"]["packed"]["seconds_per_unit"]["runs"] == 80
     assert workers["ours"].asked[-1] == ("drop", "packed")
 
 
@@ -280,8 +282,10 @@ def test_a_worker_prepares_checks_runs_and_drops(monkeypatch):
     ready = contenders.prepare("mine", "job", {"factor": 3})
     assert ready == {"work": 2, "one_off": {"made": 1}}
     assert contenders.check("mine")["numbers"] == [0]
-    assert len(contenders.run("mine", 2)["seconds"]) == 2
-    assert contenders.next_run["mine"] == 3
+    assert len(contenders.run("mine", 0)["seconds"]) == 1
+    taken = contenders.run("mine", 0.001)["seconds"]
+    assert len(taken) > 1 and sum(taken) - taken[-1] < 0.001
+    assert contenders.next_run["mine"] == 2 + len(taken)
     assert contenders.drop("mine") == {} and closed == [1]
 
 

@@ -2,9 +2,8 @@
 
     python -m tests.benchmarks.child SIDE SETTING      (started by children.Worker)
 
-Requests: prepare (contender, job, options), check (contender), run (contender, count), drop
-(contender). A reply is a
-dictionary, or {"error": ...}. What the side prints goes to stderr.
+Requests: prepare (contender, job, options), check (contender), run (contender, length), drop
+(contender). A reply is a dictionary, or {"error": ...}. What the side prints goes to stderr.
 """
 
 import importlib
@@ -68,11 +67,13 @@ class Contenders:
         self.next_run[contender] = 1
         return {"numbers": numbers, "seconds": time.perf_counter() - before}
 
-    def run(self, contender: str, count: int) -> dict:
-        """Seconds of each run, and how many CPUs other processes kept busy meanwhile."""
+    def run(self, contender: str, length: float) -> dict:
+        """Seconds of each run, as many as begin before `length` seconds are over, and how many CPUs
+        other processes kept busy meanwhile.
+        """
         seconds = []
         busy, own, started = busy_seconds(), own_seconds(), time.perf_counter()
-        for _ in range(count):
+        while not seconds or time.perf_counter() - started < length:
             before = time.perf_counter()
             self.prepared[contender].run(self.next_run[contender])
             seconds.append(time.perf_counter() - before)

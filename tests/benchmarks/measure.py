@@ -123,13 +123,13 @@ def result(
 
 
 def _timed(line, workers, ready, warm_up, *, seconds, quick):
-    timed = [contender for contender in line.contenders if contender.runs]
+    timed = [contender for contender in line.contenders if contender.is_timed]
     others = {contender.name: 0.0 for contender in timed}
 
-    def runner(contender) -> Callable[[int], list[float]]:
-        def run(count: int) -> list[float]:
+    def runner(contender) -> Callable[[float], list[float]]:
+        def run(length: float) -> list[float]:
             ask = workers[contender.side].ask
-            reply = ask("run", contender=contender.name, count=count)
+            reply = ask("run", contender=contender.name, length=length)
             others[contender.name] = max(others[contender.name], reply["others"])
             return reply["seconds"]
 
@@ -137,8 +137,8 @@ def _timed(line, workers, ready, warm_up, *, seconds, quick):
 
     taken = rounds.interleave(
         {contender.name: runner(contender) for contender in timed},
-        {c.name: max(1, c.runs // 2) if quick else c.runs for c in timed},
         seconds=seconds,
+        turn_s=rounds.TURN_S / 4 if quick else rounds.TURN_S,
         least_runs={} if quick else {c.name: c.least for c in timed},
         warm_up=warm_up,
     )

@@ -1,7 +1,9 @@
 """Times taken in turn, and what is said of them: mean, median, spread, paired ratio.
 
-A round runs each contender once or several times; contenders alternate, so that whatever else the
-machine does falls on all of them. Ratios are paired: round by round.
+In a round each contender has a turn of about the same length, a single run or hundreds of them:
+the first runs after another process are slow, on either side, while memory comes back to this one.
+Contenders alternate, so that whatever else the machine does falls on all of them. Ratios are
+paired: round by round.
 """
 
 import statistics
@@ -12,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 MIN_ROUNDS, MAX_ROUNDS = 2, 8
+TURN_S = 1.0  # the least length of a turn
 WARM_UP_AT_MOST_S = 5.0  # a longer first run is kept: warming up would cost more than it brings
 
 
@@ -76,33 +79,36 @@ def check(numbers: Mapping[str, Sequence[float]], *, tolerance: float, where: st
 
 
 def interleave(
-    runs: Mapping[str, Callable[[int], list[float]]],
-    counts: Mapping[str, int],
+    runs: Mapping[str, Callable[[float], list[float]]],
     *,
     seconds: float,
+    turn_s: float = TURN_S,
     least_runs: Mapping[str, int] | None = None,
     warm_up: Mapping[str, float] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, list[list[float]]]:
     """Seconds of each run, by contender and round: A B C, A B C, ...
 
-    `runs[name](count)` makes `count` runs and returns the seconds of each; `counts` says how many
-    a round. There are as many rounds as fit into `seconds`, at least MIN_ROUNDS and as many as
-    `least_runs` need, at most MAX_ROUNDS. `warm_up` holds the seconds of a first run that was made
-    before; it counts, as part of the first round, where it was longer than WARM_UP_AT_MOST_S.
+    `runs[name](length)` makes runs until `length` seconds are over, one at least, and returns the
+    seconds of each. A turn lasts `turn_s`, or as long as the first contender's of the round. There
+    are as many rounds as fit into `seconds`, at least MIN_ROUNDS and as many as `least_runs` need,
+    at most MAX_ROUNDS. `warm_up` holds the seconds of a first run that was made before; it counts,
+    as part of the first round, where it was longer than WARM_UP_AT_MOST_S.
     """
     kept = {n: [s] for n, s in (warm_up or {}).items() if s > WARM_UP_AT_MOST_S}
-    needed = max([MIN_ROUNDS, *(-(-n // counts[name]) for name, n in (least_runs or {}).items())])
     rounds: dict[str, list[list[float]]] = {name: [] for name in runs}
-    started = clock()
-    for number in range(max(MAX_ROUNDS, needed)):
-        before = clock()
+    first, started = next(iter(runs)), clock()
+    for number in range(MAX_ROUNDS):
+        before, length = clock(), turn_s
         for name, run in runs.items():
             spared = kept.get(name, []) if number == 0 else []
-            more = counts[name] - len(spared)
-            rounds[name].append(spared + (run(more) if more else []))
+            left = length - sum(spared)
+            rounds[name].append(spared + (run(left) if left > 0 or not spared else []))
+            length = max(turn_s, sum(rounds[first][-1]))
+        made = {name: sum(map(len, turns)) for name, turns in rounds.items()}
+        enough = all(made[name] >= least for name, least in (least_runs or {}).items())
         spent, last = clock() - started, clock() - before
-        if number + 1 >= needed and spent + last > seconds:
+        if number + 1 >= MIN_ROUNDS and enough and spent + last > seconds:
             break
     return rounds
 

@@ -12,18 +12,18 @@ class Contender:
       name: how it is called in this line.
       side: `reference` (PyTorch) or `ours`.
       job, options: what the side's process prepares.
-      runs: runs a round; 0: its numbers are compared, its time is not taken.
       least: runs in all, at least.
       agrees: contenders of the same group must give the same numbers; "" stands alone.
+      is_timed: whether its time is taken, or its numbers are compared alone.
     """
 
     name: str
     side: str
     job: str
     options: dict[str, Any]
-    runs: int = 1
     least: int = 0
     agrees: str = "all"
+    is_timed: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,16 +84,16 @@ READING_NOTE = (
 )
 
 
-def torch(name: str, job: str, *, agrees: str = "all", runs: int = 1, **options: Any) -> Contender:
-    """A contender on the reference's side."""
-    return Contender(name, "reference", job, options, runs, agrees=agrees)
-
-
-def ours(
-    name: str, job: str, *, runs: int = 1, least: int = 0, agrees: str = "all", **options: Any
+def torch(
+    name: str, job: str, *, agrees: str = "all", is_timed: bool = True, **options: Any
 ) -> Contender:
+    """A contender on the reference's side."""
+    return Contender(name, "reference", job, options, agrees=agrees, is_timed=is_timed)
+
+
+def ours(name: str, job: str, *, least: int = 0, **options: Any) -> Contender:
     """A contender on our side."""
-    return Contender(name, "ours", job, options, runs, least, agrees)
+    return Contender(name, "ours", job, options, least)
 
 
 def _better_layout(job: str, batch: int) -> tuple[Contender, ...]:
@@ -112,7 +112,7 @@ def _forward(batch: int, ways: dict[str, str], targets: tuple[Target, ...]) -> L
             torch("torch", "forward", batch=batch),
             *_better_layout("forward", batch),
             *(
-                ours(name, "forward", runs=8, least=32, batch=batch, kmer_table=choice)
+                ours(name, "forward", least=32, batch=batch, kmer_table=choice)
                 for name, choice in ways.items()
             ),
         ),
@@ -129,7 +129,7 @@ def _train(batch: int, extra: tuple[Contender, ...], targets: tuple[Target, ...]
         (
             torch("torch", "train", batch=batch),
             *_better_layout("train", batch),
-            ours("packed", "train", runs=max(batch, 8), least=32, batch=batch),
+            ours("packed", "train", least=32, batch=batch),
             *extra,
         ),
         targets,
@@ -145,8 +145,8 @@ def _removal(elements: int, slots: int, genes: int, at_least: float) -> Line:
         f"removal of each of {elements} elements, against a loop over {slots} slots",
         "gene",
         (
-            torch("torch", "removal", runs=3, elements=elements, slots=slots),
-            ours("one gene", "removal", runs=3, elements=elements),
+            torch("torch", "removal", elements=elements, slots=slots),
+            ours("one gene", "removal", elements=elements),
             ours(many, "removal", elements=elements, genes=genes),
             ours(
                 f"{many}, 11-mer table", "removal", elements=elements, genes=genes, kmer_table="on"
@@ -177,7 +177,7 @@ LINES = (
     _train(4, (), (Target("packed", 8),)),
     _train(
         16,
-        (ours("8-mer tables", "train", runs=16, least=32, batch=16, tables=True),),
+        (ours("8-mer tables", "train", least=32, batch=16, tables=True),),
         (
             Target("8-mer tables", 18),
             Target("8-mer tables", 25, stretch=True),
@@ -192,8 +192,8 @@ LINES = (
         (
             torch("torch", "train", agrees="", batch=4),
             torch(PUBLISHED_FREEZE, "train", agrees="", batch=4, encoder="frozen_as_published"),
-            torch("torch, frozen", "train", runs=0, agrees="all", batch=4, encoder="frozen"),
-            ours("cached", "train_cached", runs=16, least=32, batch=4),
+            torch("torch, frozen", "train", is_timed=False, batch=4, encoder="frozen"),
+            ours("cached", "train_cached", least=32, batch=4),
         ),
         (Target("cached", 200), Target("cached", 80, against=PUBLISHED_FREEZE)),
         tolerance=FLOAT32_LOSS,
@@ -217,9 +217,9 @@ LINES = (
         "window",
         (
             torch("torch", "window_mutagenesis", window_bp=256),
-            ours("local", "window_mutagenesis", runs=8, window_bp=256),
-            ours("8-mer taps", "window_mutagenesis", runs=8, window_bp=256, kmer_table="small"),
-            ours("11-mer table", "window_mutagenesis", runs=8, window_bp=256, kmer_table="on"),
+            ours("local", "window_mutagenesis", window_bp=256),
+            ours("8-mer taps", "window_mutagenesis", window_bp=256, kmer_table="small"),
+            ours("11-mer table", "window_mutagenesis", window_bp=256, kmer_table="on"),
         ),
         (Target("local", 40), Target("8-mer taps", 40), Target("11-mer table", 100)),
         tolerance=1e-5,
