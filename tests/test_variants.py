@@ -474,7 +474,7 @@ def test_the_command_writes_scores_dropped_and_an_annotated_vcf(world, tmp_path,
     out = ["--out", tmp_path / "s.tsv", "--out-vcf", tmp_path / "s.vcf.gz"]
     background = tmp_path / "b.npz"
     assert cli.main([*map(str, [*asked, *out, "--make-background", background])]) == 0
-    assert "variants scored: 1; left out: " in capsys.readouterr().out
+    assert "variant alleles scored: 1; left out: " in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "s.tsv", sep="\t")
     assert list(table["pos"]) == [pos] and set(variants.SCORES) <= set(table)
     dropped = pd.read_csv(tmp_path / "s.dropped.tsv", sep="\t")

@@ -267,6 +267,13 @@ class Model:
         Of an activity model: of sequences, given as in `activity`, or of `regions` of the genome
         `fasta` (`analysis.mutagenesis.of_regions`). Of an expression model: of genes, given as in
         `perturb` (`analysis.mutagenesis.of_genes`).
+
+        Args:
+          options: by name, of both: deletions (lengths), insertions (sequences), ensemble,
+            average_strands, kmer_table, show_progress; of sequences and regions: step_bp; of genes:
+            promoter, element, all_elements, activity_models, force. They are explained in
+            `analysis.mutagenesis_activity.mutate_stretches`, `analysis.mutagenesis.of_genes` and
+            `analysis.mutagenesis_genes.mutate_genes`.
         """
         if self.members[0].info.model.kind == "expression":
             genes = self._chosen(gene_ids, what, links, fasta, split_of, manifest)["genes"]

@@ -74,7 +74,9 @@ def locus_figure(shown: Mapping[str, Any]) -> Figure:
         place = f"{shown['chrom']}:{shown['tss'] + 1:,}"
         axes[-1].set_xlabel(f"Distance from the TSS (kb); TSS at {place} (1-based)")
         count = f"{len(elements)} element{'s' if len(elements) != 1 else ''}"
-        axes[0].set_title(f"{shown['gene_name']}   {count}; {shown['held_out']}")
+        name, gene_id = shown["gene_name"], shown["gene_id"]
+        known_as = name if name == gene_id else f"{name} ({gene_id})"
+        axes[0].set_title(f"{known_as}   {count}; {shown['held_out']}")
         figure.align_ylabels(axes)
     return figure
 

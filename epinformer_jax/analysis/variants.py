@@ -355,4 +355,4 @@ def _report_dropped(dropped: pd.DataFrame, out: Path, scored: int) -> None:
     tables.write_table(dropped, path)
     counts = dropped["reason"].value_counts()
     told = ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "none"
-    print(f"variants scored: {scored}; left out: {told}; listed in {path}")
+    print(f"variant alleles scored: {scored}; left out: {told}; listed in {path}")

@@ -117,8 +117,12 @@ class Genome:
             return codes
         try:
             found = sequence.encode(self._faidx.fetch(chrom, first + 1, last))
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {chrom} from {first} (0-based): {error}") from None
+        except sequence.NotALetter as error:
+            raise ValueError(
+                f"{self.path}: {chrom}:{first + error.position + 1:,} (1-based) holds "
+                f"{error.character!r}, which is not a DNA letter; expected A, C, G, T, N or another "
+                "IUPAC letter"
+            ) from None
         if found.size != last - first:
             raise ValueError(
                 f"{self.path}: {chrom} is shorter than its index says; delete the index"

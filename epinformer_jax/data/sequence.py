@@ -28,21 +28,29 @@ for _channel, _letter in enumerate(ALPHABET):
     _COMPLEMENT_OF_CODE[1 << _channel] = 1 << (3 - _channel)
 
 
+class NotALetter(ValueError):
+    """A character that is no letter of a sequence, and its position in it (0-based)."""
+
+    def __init__(self, character: str, position: int):
+        self.character, self.position = character, position
+        super().__init__(
+            f"character {character!r} at position {position} (0-based) is not a DNA letter; "
+            "expected A, C, G, T, N or another IUPAC letter"
+        )
+
+
 def encode(text: str | bytes) -> UInt8[np.ndarray, " L"]:
     """Turns DNA letters into codes, in any case; letters other than A, C, G, T become unknown.
 
     Raises:
-      ValueError: a character is not a letter (a gap, a digit, a blank); names its position.
+      NotALetter: a character is not a letter (a gap, a digit, a blank); names its position.
     """
     raw = text.encode("latin-1", "replace") if isinstance(text, str) else bytes(text)
     codes = _CODE_OF_BYTE[np.frombuffer(raw, np.uint8)]
     if codes.size and codes.max() == _NOT_A_LETTER:
         position = int(np.argmax(codes == _NOT_A_LETTER))
         character = text[position] if isinstance(text, str) else chr(raw[position])
-        raise ValueError(
-            f"character {character!r} at position {position} (0-based) is not a DNA letter; "
-            "expected A, C, G, T, N or another IUPAC letter"
-        )
+        raise NotALetter(character, position)
     return codes
 
 
