@@ -106,13 +106,13 @@ def predict_activity(
         chosen = list(windows[first : first + at_once])
         filled = [*chosen, *[chosen[0]] * (at_once - len(chosen))]
         own = refer(variables, *arrays(filled, unknown))
-        reference[first : first + len(chosen)] = np.asarray(own.answer)[: len(chosen)]
 
         def call(batch: Batch, table: Table | Taps | None, own=own):
-            return change(variables, own, batch.tiles(), table)[None]
+            return change(variables, own, batch.tiles(), table)
 
         part = changed[None, first : first + len(chosen)]
         fill(part, chosen, config, table, call)
+        reference[first : first + len(chosen)] = np.asarray(own.answer)[: len(chosen)]
         update(len(chosen))
     for row, window in enumerate(windows):
         put_standing(changed[row], window, reference[row])
@@ -137,8 +137,8 @@ def fill(
     table: Table | Taps | None,
     call: Callable[[Batch, Table | Taps | None], object],
 ) -> None:
-    """Puts the answers of `call`, [K, T, V, Q], into the wanted places of `values`, base by base,
-    except those of the base that stands there.
+    """Puts the answers of `call`, [K, T, V, Q] (or [T, V, Q] for K = 1), into the wanted places of
+    `values`, base by base, except those of the base that stands there.
     """
     tile, stride = TILES[config.kind], config.encoder.stride
     if table is None:
@@ -163,7 +163,7 @@ def fill(
 
 
 def _store(values, wanted, batch: Batch, found) -> None:
-    found = np.asarray(found, np.float64)
+    found = np.asarray(found, np.float64).reshape(len(values), *batch.alleles.shape)
     for place in range(batch.count):
         row, positions = batch.rows[place], batch.positions[place]
         is_wanted = wanted[row][positions] & (
