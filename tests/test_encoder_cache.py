@@ -57,12 +57,13 @@ def tiny_batch(genes, plan, chosen):
 
 
 def shared_genes(rng):
-    """Genes of several window widths, of which the third repeats an element of the second; each element
-    has an unknown base.
+    """Genes of several window widths, of which the third repeats an element of the second; each
+    element has an unknown base.
     """
     genes = tiny_models.random_genes(rng, CONFIG, COUNTS)
     for gene, count in enumerate(COUNTS):
-        lengths = [CONFIG.window_bp, *(2 * rng.integers(2, CONFIG.window_bp // 2, count - 1))]  # even: see turned()
+        halves = rng.integers(2, CONFIG.window_bp // 2, count - 1)  # even lengths: see turned()
+        lengths = [CONFIG.window_bp, *(2 * halves)]
         codes = [tiny_inputs.random_codes(rng, int(length)) for length in lengths]
         for element in codes[1:]:
             element[rng.integers(len(element))] = 0
@@ -159,12 +160,12 @@ def test_a_tower_is_the_same_in_any_window_that_holds_its_sequence(examples, tmp
     cache.open()
     stride, margin = CONFIG.encoder.stride, examples.plan.margin_bp
     narrower = 0
-    for sequence, length in enumerate(cache._lengths):
-        full = cache._gather([sequence], CONFIG.window_bp, "forward")[0]
-        kept = examples.plan.widths[cache._width[sequence]]
+    for row, length in enumerate(cache._lengths):
+        full = cache._gather([row], CONFIG.window_bp, "forward")[0]
+        kept = examples.plan.widths[cache._width[row]]
         for width in range(CONFIG.window_bp, length + 2 * margin, -2 * stride):
             start, end = cache._positions(width)
-            found = cache._gather([sequence], width, "forward")[0]
+            found = cache._gather([row], width, "forward")[0]
             np.testing.assert_array_equal(found, full[start:end])
             outside = np.r_[full[:start] - cache._background[:start]]
             outside = np.r_[outside, full[end:] - cache._background[end:]]

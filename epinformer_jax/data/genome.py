@@ -120,8 +120,8 @@ class Genome:
         except sequence.NotALetter as error:
             raise ValueError(
                 f"{self.path}: {chrom}:{first + error.position + 1:,} (1-based) holds "
-                f"{error.character!r}, which is not a DNA letter; expected A, C, G, T, N or another "
-                "IUPAC letter"
+                f"{error.character!r}, which is not a DNA letter; expected A, C, G, T, N or "
+                "another IUPAC letter"
             ) from None
         if found.size != last - first:
             raise ValueError(
