@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--seconds",
         type=float,
-        default=25.0,
+        default=12.0,
         help="of measuring for each line, beyond what it needs at least (default: %(default)s)",
     )
     add(
