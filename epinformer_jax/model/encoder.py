@@ -180,7 +180,7 @@ def other_strand(group: Group) -> Group:
 
 
 def weighted_parts(groups, background, statistics: str) -> list[layers.WeightedPart]:
-    """What BatchNorm counts at one layer of the tower.
+    """What BatchNorm counts at one layer.
 
     `padded`: every position of every row, each window's flanks and the empty rows as copies of the
     background.

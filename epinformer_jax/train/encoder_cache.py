@@ -45,8 +45,8 @@ from epinformer_jax.train import checkpoint, devices, tasks
 MANIFEST = atomic.MARKER
 FORMAT = 1
 POSITIONS_A_CALL = 2**16  # bases that go through the encoder at once while towers are made
-# Of batches behind the encoder: convolutions are small there, and more groups of rows cost more
-# than they save; more layouts do save.
+# Of batches behind the encoder: convolutions are small there, so more groups of rows cost more than
+# they save; more layouts do save.
 WIDTHS = 3
 LAYOUTS = 8
 ROWS_STEP = 8  # rows of a call are a multiple of this, to divide evenly over devices
@@ -176,8 +176,8 @@ class EncoderCache:
         row_of_slot = np.zeros_like(batch["row_of_slot"])
         slot = np.concatenate([np.arange(count) for count in counts])
         row_of_slot[np.repeat(np.arange(len(counts)), counts), slot] = row
-        rows = []
-        for width, own in zip(self._behind.widths, np.split(held, np.cumsum(layout)), strict=False):
+        rows, groups = [], np.split(held, np.cumsum(layout)[:-1])
+        for width, own in zip(self._behind.widths, groups, strict=True):
             gathered = [self._gather(own, width, strand) for strand in self._strands]
             group = {
                 "tower": gathered[0],
