@@ -343,14 +343,20 @@ def _check_together(config) -> None:
             f"promoter signals on, which task={config.task!r} with "
             f"features.preset={config.features.preset!r} does not have; set it to 0"
         )
-    if config.train.encoder_cache == "on" and (
-        config.encoder.mode != "frozen" or config.data.shift_bp
-    ):
-        raise ValueError(
-            "config.train.encoder_cache='on' needs outputs that stay alike: encoder.mode='frozen' "
-            f"(got {config.encoder.mode!r}) and data.shift_bp=0 (got {config.data.shift_bp}); set "
-            "it to auto"
-        )
+    if config.train.encoder_cache == "on":
+        wrong = [
+            f"config.{name} must be {wanted!r}, got {found!r}"
+            for name, wanted, found in (
+                ("encoder.mode", "frozen", config.encoder.mode),
+                ("data.shift_bp", 0, config.data.shift_bp),
+            )
+            if found != wanted
+        ]
+        if wrong:
+            raise ValueError(
+                "config.train.encoder_cache='on' needs outputs that stay alike: "
+                f"{'; '.join(wrong)}. Set that, or encoder_cache to auto"
+            )
     if config.encoder.source == "directory" and not config.encoder.directory:
         raise ValueError(
             "config.encoder.directory is empty, but config.encoder.source is 'directory'"

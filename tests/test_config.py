@@ -156,6 +156,14 @@ def test_a_missing_field_is_named():
             {"second_stage.epochs": 1, "features.preset": "PE"},
             "the second stage switches promoter signals on",
         ),
+        (
+            {"train.encoder_cache": "on", "encoder.mode": "frozen", "data.shift_bp": 12},
+            "stay alike: config.data.shift_bp must be 0, got 12. Set that",
+        ),
+        (
+            {"train.encoder_cache": "on"},
+            "stay alike: config.encoder.mode must be 'frozen', got 'tuned'. Set that",
+        ),
     ],
 )
 def test_fields_that_do_not_go_together_are_refused(changes, message):

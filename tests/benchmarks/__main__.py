@@ -1,7 +1,7 @@
 """Measures speed and memory beside a PyTorch reference; prints a table, writes JSON and HTML.
 
     make bench                                   everything, in at most 20 minutes
-    make bench ARGS='--quick'                    a few minutes: fewer runs, one allocator
+    make bench ARGS='--quick'                    ten minutes and more: fewer runs, one allocator
     python -m tests.benchmarks --only train_16 --seconds 60
 
 Lines are measured with huge pages first, then, as far as time allows, under the default allocator,
