@@ -248,6 +248,7 @@ ON_EIGHT_DEVICES = """
 import sys, jax, numpy as np
 from epinformer_jax.analysis import ensembles, inputs, predict
 from epinformer_jax.data import features
+from epinformer_jax.data.layouts import Geometry
 from epinformer_jax.train import checkpoint, devices, loop, tasks
 
 model_dir, set_dir, out = sys.argv[1:]
@@ -258,8 +259,8 @@ genes = inputs.from_dataset(set_dir, rule=predict.rule_of(model))
 plain = predict.predict_expression(models, genes).predictions["prediction"]
 info = model.info
 data = inputs.on_scale_of(genes, features.from_dict(info.schema), info.model.slots - 1)
-plan = data.plan(batch_size=2, slots=info.model.slots, window_bp=info.model.window_bp,
-                 stride=info.model.encoder.stride, margin_bp=info.model.encoder.reach_bp, layouts=1)
+plan = data.plan(geometry=Geometry(**info.model.geometry()), batch_size=2, slots=info.model.slots,
+                 layouts=1)
 objective = tasks.Objective(info.model, "mse", unknown_base=info.unknown_base)
 step = loop.predict_step(objective)
 variables = devices.put_replicated(model.variables)

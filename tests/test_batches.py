@@ -8,10 +8,15 @@ import tiny_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epinformer_jax.data import batches, sequence
-from epinformer_jax.data.batches import Plan, Sequences
+from epinformer_jax.data import batches, layouts, sequence
+from epinformer_jax.data.batches import Sequences
+from epinformer_jax.data.layouts import Geometry, Plan
 
-STRIDE, MARGIN = 4, 7
+STRIDE, MARGIN, REACH = 4, 7, 3
+
+
+def geometry_of(window) -> Geometry:
+    return Geometry(window_bp=window, stride=STRIDE, margin_bp=MARGIN, gap_bp=8, reach=REACH)
 
 
 @st.composite
@@ -31,13 +36,11 @@ def gene_sets(draw):
 
 
 def plan_of(window, genes, batch_size, layouts=3) -> Plan:
-    return batches.make_plan(
+    return layouts.make_plan(
         [gene.lengths for gene in genes],
+        geometry=geometry_of(window),
         batch_size=batch_size,
-        window_bp=window,
         slots=8,
-        stride=STRIDE,
-        margin_bp=MARGIN,
         layouts=layouts,
     )
 
@@ -50,16 +53,31 @@ def pack(plan, genes, rng):
     return batches.pack_genes(plan, genes, links, features, labels), links, features, labels
 
 
-def unpacked(rows):
-    """All rows of a batch, group after group: codes of the element, and where its window begins."""
-    for group in rows:
-        width = 2 * group["nibbles"].shape[1]
-        for nibbles, offset, length, weight in zip(
-            group["nibbles"], group["offset"], group["length"], group["weight"], strict=True
-        ):
-            codes = sequence.unpack(nibbles, width)
-            assert not codes[:offset].any() and not codes[offset + length :].any()
-            yield codes[offset : offset + length], int(offset), width, float(weight)
+def unpacked(batch):
+    """All sequences of a batch: codes, where they begin in the model's window, their window there,
+    and weight. Gaps and margins hold nothing.
+    """
+    nibbles, placed = batch["tracks"]["nibbles"], batch["placed"]
+    tracks = np.stack([sequence.unpack(own, 2 * nibbles.shape[1]) for own in nibbles])
+    seen = np.zeros(tracks.shape, int)
+    for track, begin, length, low, high, start, weight in zip(
+        *(placed[n] for n in ("track", "begin", "length", "low", "high", "start", "weight")),
+        strict=True,
+    ):
+        if weight:
+            assert low <= begin and begin + length <= high
+            seen[track, low:high] += 1
+            own = tracks[track, low:high].copy()
+            own[begin - low : begin - low + length] = 0
+            assert not own.any()
+            yield (
+                tracks[track, begin : begin + length],
+                int(start + begin - low),
+                (int(start), int(start + high - low)),
+                float(weight),
+            )
+    assert seen.max() == 1, "windows overlap"
+    assert not tracks[seen == 0].any()
 
 
 @given(gene_sets(), st.integers(0, 2**31))
@@ -68,7 +86,7 @@ def test_every_sequence_is_found_back_in_its_slot(drawn, seed):
     rng = np.random.default_rng(seed)
     chosen = [genes[i] for i in rng.permutation(len(genes))[:batch_size]]
     batch, links, features, labels = pack(plan_of(window, genes, batch_size), chosen, rng)
-    rows = list(unpacked(batch["rows"]))
+    rows = list(unpacked(batch))
     used = []
     for gene, codes_of_gene in enumerate(chosen):
         count = len(codes_of_gene.codes)
@@ -77,21 +95,86 @@ def test_every_sequence_is_found_back_in_its_slot(drawn, seed):
         assert not batch["link_features"][gene, count:].any()
         for slot, codes in enumerate(codes_of_gene.codes):
             row = batch["row_of_slot"][gene, slot]
-            found, offset, width, weight = rows[row]
+            found, first, (low, high), weight = rows[row]
             np.testing.assert_array_equal(found, codes)
             assert weight == 1
-            start = (window - width) // 2
-            assert start + offset == window // 2 - len(codes) // 2, "not where it was in the window"
-            is_whole = width == window
-            assert is_whole or offset >= MARGIN <= width - offset - len(codes)
+            assert first == window // 2 - len(codes) // 2, "not where it was in the window"
+            is_whole = (low, high) == (0, window)
+            assert is_whole or first - low >= MARGIN <= high - first - len(codes)
             used.append(row)
     assert len(set(used)) == len(used), "two slots share a row"
-    assert sum(weight for *_, weight in rows) == len(used)
+    assert len(rows) == len(used)
     np.testing.assert_array_equal(batch["gene_features"][: len(chosen)], features)
     np.testing.assert_array_equal(batch["labels"][: len(chosen)], labels)
     assert batch["weight"].tolist() == [1.0] * len(chosen) + [0.0] * (batch_size - len(chosen))
     assert batch["mask"][:, 0].all(), "a filler gene must have something to attend to"
     assert batch["empty_rows"] == 8 * len(chosen) - len(used)
+
+
+@given(gene_sets())
+def test_windows_are_centred_and_far_from_the_ends_or_whole(drawn):
+    window, genes, _ = drawn
+    geometry = geometry_of(window)
+    for gene in genes:
+        widths = geometry.widths(gene.lengths) * STRIDE
+        for length, width in zip(gene.lengths, widths, strict=True):
+            assert (window - width) % (2 * STRIDE) == 0
+            if width < window:
+                assert length + 2 * MARGIN + 1 <= width < length + 2 * MARGIN + 1 + 2 * STRIDE
+                assert (window - width) // 2 >= MARGIN + STRIDE, "near a row's end"
+
+
+@given(gene_sets(), st.integers(0, 2**31))
+def test_gaps_lie_between_windows_of_their_kind(drawn, seed):
+    """Nothing on both sides of a whole window, all-zero DNA on both sides of any other."""
+    window, genes, batch_size = drawn
+    rng = np.random.default_rng(seed)
+    chosen = [genes[i] for i in rng.permutation(len(genes))[:batch_size]]
+    batch, *_ = pack(plan_of(window, genes, batch_size), chosen, rng)
+    count = len(batch["placed"]["weight"])
+    for row in range(sum(len(gene.codes) for gene in chosen)):
+        track, low, high = (batch["placed"][n][row] for n in ("track", "low", "high"))
+        blocks = batch["tracks"]["row_of_block"][track]
+        low, high = low // STRIDE, high // STRIDE
+        kind = batches.NOTHING if high - low == window // STRIDE else batches.BACKGROUND
+        gap = geometry_of(window).gap
+        assert low >= gap and high + gap <= len(blocks)
+        assert (blocks[low:high] == row).all()
+        assert (blocks[low - gap : low] == count + kind).all()
+        assert (blocks[high : high + gap] == count + kind).all()
+
+
+@given(gene_sets(), st.integers(0, 2**31))
+def test_places_hold_each_window_and_what_the_summary_sees_beside_it(drawn, seed):
+    window, genes, batch_size = drawn
+    rng = np.random.default_rng(seed)
+    chosen = [genes[i] for i in rng.permutation(len(genes))[:batch_size]]
+    batch, *_ = pack(plan_of(window, genes, batch_size), chosen, rng)
+    laid, placed = batch["tracks"], batch["placed"]
+    blocks, count = laid["row_of_block"].shape[1], len(placed["weight"])
+    length = window // STRIDE
+    for row in range(sum(len(gene.codes) for gene in chosen)):
+        track, low, high, start = (placed[n][row] for n in ("track", "low", "high", "start"))
+        (there,) = np.nonzero(laid["row"][track] == row)
+        assert (laid["row"] == row).sum() == len(there) == there[-1] - there[0] + 1
+        position = laid["position"][track, there]
+        first, last = placed["first"][row], placed["last"][row]
+        np.testing.assert_array_equal(position, np.arange(first, last))
+        own = np.where(
+            (position >= start // STRIDE) & (position < (start + high - low) // STRIDE),
+            position - start // STRIDE + low // STRIDE,
+            blocks,
+        )
+        np.testing.assert_array_equal(laid["block"][track, there], own)
+        if last - first < length:
+            assert first == start // STRIDE - REACH >= 0, "what it reaches before its window"
+            after = np.arange(there[-1] + 1, there[-1] + 1 + REACH)
+            beyond = laid["block"][track, after]
+            assert (beyond == blocks).all(), "another window lies within reach"
+            position = laid["position"][track, after]
+            edge = geometry_of(window).edge
+            assert (position >= edge - 1).all() and (position < length - edge + 1).all()
+    assert (laid["block"][laid["row"] == count] == blocks).all()
 
 
 @given(gene_sets(), st.sampled_from([1, 2, 3, 4, 5]))
@@ -104,52 +187,39 @@ def test_every_batch_fits_a_layout_even_the_largest_genes_together(drawn, layout
     orders = [most, longest, *(rng.permutation(len(genes)) for _ in range(5))]
     for order in orders:
         lengths = np.concatenate([genes[i].lengths for i in order[:batch_size]])
-        counts = np.bincount(plan.width_of(lengths), minlength=len(plan.widths))
-        layout = plan.layout_for(counts)
-        assert sum(layout) >= len(lengths)
+        layout, members = plan.deal(lengths)
+        assert layout.rows >= len(lengths)
+        assert sorted(sum(members, [])) == list(range(len(lengths)))
         pack(plan, [genes[i] for i in order[:batch_size]], rng)
 
 
-@given(gene_sets(), st.sampled_from([1, 3, 5]))
-def test_layouts_are_few_and_rows_divide_over_eight_devices(drawn, layouts):
+@given(gene_sets(), st.sampled_from([1, 3, 5]), st.sampled_from(["blocks", "places"]))
+def test_layouts_are_few_and_each_holds_what_the_one_before_does(drawn, layouts, by):
     window, genes, batch_size = drawn
-    plan = plan_of(window, genes, batch_size, layouts)
+    plan = layouts.make_plan(
+        [gene.lengths for gene in genes],
+        geometry=geometry_of(window),
+        batch_size=batch_size,
+        slots=8,
+        layouts=layouts,
+        by=by,
+    )
     assert 1 <= len(plan.layouts) <= layouts + 1
     assert len(set(plan.layouts)) == len(plan.layouts)
-    for layout in plan.layouts:
-        assert len(layout) == len(plan.widths)
-        assert all(capacity % 8 == 0 and capacity >= 0 for capacity in layout)
-    cost = [np.dot(layout, plan.widths) for layout in plan.layouts]
-    assert cost == sorted(cost)
+    assert (np.diff(np.array(plan.layouts), axis=0) >= 0).all()
+    order = np.argsort([-gene.lengths.sum() for gene in genes])[:batch_size]
+    plan.deal(np.concatenate([genes[i].lengths for i in order]), by=by)
 
 
-@given(gene_sets())
-def test_windows_are_centred_on_multiples_of_the_stride(drawn):
-    window, genes, batch_size = drawn
-    plan = plan_of(window, genes, batch_size)
-    assert plan.widths[-1] == window and list(plan.widths) == sorted(set(plan.widths))
-    assert len(plan.widths) <= batches.MAX_WIDTHS
-    for width in plan.widths:
-        assert 0 < width <= window
-        assert (window - width) % (2 * STRIDE) == 0
-        assert (window - width) // 2 % STRIDE == 0
-
-
-def cost_of(widths, needed):
-    """Positions computed when each row takes the narrowest width that holds it."""
-    return sum(min(width for width in widths if width >= need) for need in needed)
-
-
-@given(st.lists(st.integers(1, 64), min_size=1, max_size=40), st.integers(0, 99))
-def test_no_other_choice_of_widths_computes_fewer_positions(lengths, seed):
-    plan = plan_of(64, [Sequences([np.ones(n, np.uint8)]) for n in lengths], 4)
-    needed = [min(n + 2 * MARGIN + 1, 64) for n in lengths]
-    best = cost_of(plan.widths, needed)
-    rng = np.random.default_rng(seed)
-    steps = np.arange(64 - 8, 0, -8)
-    for _ in range(20):
-        others = rng.choice(steps, size=batches.MAX_WIDTHS - 1, replace=False)
-        assert best <= cost_of([64, *others], needed)
+def test_tracks_are_filled_evenly():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 64, 200)
+    plan = plan_of(64, [Sequences([np.ones(n, np.uint8)]) for n in lengths], 200)
+    layout, members = plan.deal(lengths)
+    geometry = geometry_of(64)
+    used = [(geometry.widths(lengths[own]) + geometry.gap).sum() for own in members]
+    assert max(used) - min(used) <= geometry.blocks + geometry.gap
+    assert layout.blocks <= max(used) + 2 * geometry.gap + layouts.ROOM_STEP
 
 
 def test_a_layout_is_planned_for_batches_of_the_stated_size_only():
@@ -157,8 +227,8 @@ def test_a_layout_is_planned_for_batches_of_the_stated_size_only():
     genes = [Sequences([np.ones(64, np.uint8)] * 4) for _ in range(46)]
     genes.append(Sequences([np.ones(64, np.uint8)] * 5))
     plan = plan_of(64, genes, 16)
-    assert plan.layouts[0] == (64,), "16 genes of 4 sequences need 64 rows"
-    assert plan.layouts[-1] == (72,)
+    assert plan.layouts[0].rows == 64, "16 genes of 4 sequences need 64 rows"
+    assert plan.layouts[-1].rows == 72
 
 
 def test_the_same_lengths_give_the_same_plan_and_it_survives_json():
@@ -201,9 +271,49 @@ def test_windows_are_centred_and_filled_up(lengths):
     rng = np.random.default_rng(1)
     codes = [tiny_inputs.random_codes(rng, n) for n in lengths]
     batch = batches.pack_windows(codes, np.arange(3.0), window_bp=32, batch_size=5)
-    rows = list(unpacked([batch["rows"]]))
-    for (found, offset, _, weight), expected in zip(rows, codes, strict=False):
-        np.testing.assert_array_equal(found, expected)
-        assert offset == 16 - len(expected) // 2 and weight == 1
-    assert [weight for *_, weight in rows] == [1, 1, 1, 0, 0]
+    rows = batch["rows"]
+    for row, own in enumerate(codes):
+        found = sequence.unpack(rows["nibbles"][row], 32)
+        first = 16 - len(own) // 2
+        assert (rows["offset"][row], rows["length"][row]) == (first, len(own))
+        np.testing.assert_array_equal(found[first : first + len(own)], own)
+        assert np.count_nonzero(found) == np.count_nonzero(own)
+    assert rows["weight"].tolist() == [1, 1, 1, 0, 0]
     assert batch["labels"].tolist() == [0, 1, 2, 0, 0]
+
+
+@given(
+    st.lists(st.integers(1, 64), min_size=1, max_size=60),
+    st.integers(1, 600),
+    st.sampled_from([1, 2]),
+)
+def test_sequences_without_genes_are_dealt_once_in_one_shape(lengths, positions, tracks):
+    lengths, geometry = np.array(lengths), geometry_of(64)
+    dealt = list(
+        layouts.track_batches(lengths, geometry=geometry, positions=positions, tracks=tracks)
+    )
+    assert np.concatenate([own.members for own in dealt]).tolist() == list(range(len(lengths)))
+    assert len({own.layout for own in dealt}) == 1
+    for own in dealt:
+        codes = [np.ones(lengths[i], np.uint8) for i in own.members]
+        packed = batches.pack_tracks(geometry, codes, own.layout, own.dealt)
+        found = list(unpacked(packed))
+        assert [len(codes) for codes, *_ in found] == lengths[own.members].tolist()
+        assert packed["tracks"]["row_of_block"].shape == (tracks, own.layout.blocks)
+
+
+def test_choices_of_about_the_same_size_have_shapes_in_common():
+    rng = np.random.default_rng(0)
+    lengths, geometry = rng.integers(1, 65, 400), geometry_of(64)
+    shapes = set()
+    for count in (200, 203, 206):
+        chosen = np.sort(rng.choice(400, count, replace=False))
+        dealt = list(
+            layouts.track_batches(lengths, geometry=geometry, positions=2000, chosen=chosen)
+        )
+        assert np.concatenate([own.members for own in dealt]).tolist() == chosen.tolist()
+        shapes |= {own.layout for own in dealt}
+    assert len(shapes) <= 2
+    assert not list(layouts.track_batches(lengths[:0], geometry=geometry, positions=9))
+    with pytest.raises(ValueError, match="a sequence of 65 bases does not fit window_bp=64"):
+        next(layouts.track_batches(lengths[:2] * 0 + 65, geometry=geometry, positions=9))

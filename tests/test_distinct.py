@@ -10,7 +10,7 @@ import tiny_inputs
 import tiny_models
 
 from epinformer_jax.analysis import distinct, ensembles, kmer_tables
-from epinformer_jax.data import batches, sequence
+from epinformer_jax.data import sequence
 from epinformer_jax.data.batches import Sequences
 from epinformer_jax.model import functional
 from epinformer_jax.train.checkpoint import ModelInfo
@@ -112,26 +112,3 @@ def test_genes_of_any_number_of_slots_get_the_numbers_of_the_definition(model, g
         mean = np.asarray(attention[gene]).mean(axis=0)
         assert len(weights) >= counts[gene] and not mean[len(weights) :].any()
         np.testing.assert_allclose(weights, mean[: len(weights)], rtol=0, atol=ATOL)
-
-
-def test_sequences_are_dealt_to_few_shapes_without_loss():
-    rng = np.random.default_rng(2)
-    lengths = rng.integers(1, 65, 500)
-    shape = {"window_bp": 64, "stride": 4, "margin_bp": 7}
-    dealt = batches.row_batches(lengths, **shape, positions=1000, compile_cost=100)
-    members = np.concatenate([batch.members for batch in dealt])
-    assert sorted(members) == list(range(500))
-    shapes = {(batch.width, batch.capacity) for batch in dealt}
-    assert len(shapes) == len({batch.width for batch in dealt}) > 1
-    for batch in dealt:
-        assert len(batch.members) <= batch.capacity and (64 - batch.width) % 8 == 0
-        assert lengths[batch.members].max() + 15 <= batch.width or batch.width == 64
-    chosen = rng.choice(500, 60, replace=False)
-    some = batches.row_batches(lengths, **shape, positions=1000, compile_cost=100, chosen=chosen)
-    assert sorted(np.concatenate([b.members for b in some])) == sorted(chosen)
-    assert {b.width for b in some} <= {width for width, _ in shapes}
-    few = batches.row_batches(lengths, **shape, positions=1000, compile_cost=10**6)
-    assert {batch.width for batch in few} == {64}
-    assert batches.row_batches(lengths[:0], **shape, positions=9, compile_cost=1) == []
-    with pytest.raises(ValueError, match="a sequence of 65 bases does not fit"):
-        batches.row_batches(lengths + 1, **shape, positions=9, compile_cost=1)

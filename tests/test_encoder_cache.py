@@ -13,6 +13,7 @@ import train_tiny
 
 from epinformer_jax.data import batches, loader, sequence
 from epinformer_jax.data.batches import Sequences
+from epinformer_jax.model import functional, packing, tracks
 from epinformer_jax.train import devices, encoder_cache, loop, tasks
 from epinformer_jax.train.checkpoint import ModelInfo
 
@@ -83,8 +84,7 @@ def genes():
 def examples(genes):
     """In the layout that fits every batch, so that one is compiled; it has places to spare."""
     plan = tiny_models.plan_for(genes, CONFIG, batch_size=4)
-    assert len(plan.widths) > encoder_cache.WIDTHS
-    return Examples(genes, dataclasses.replace(plan, layouts=plan.layouts[-1:]))
+    return Examples(genes, tiny_models.one_layout(plan))
 
 
 def cache_of(examples, variables, folder, *, objective=FROZEN, dtype="float32"):
@@ -107,12 +107,7 @@ def predict(objective, variables, batch):
 
 def turned(genes, chosen, batch, key):
     """The genes with the sequences turned around that a cached step draws from `key`."""
-    keys = jax.random.split(key, len(batch["rows"]))
-    drawn = [
-        jax.random.bernoulli(row_key, shape=rows["weight"].shape)
-        for row_key, rows in zip(keys, batch["rows"], strict=True)
-    ]
-    flip = np.concatenate(drawn)
+    flip = np.asarray(tracks.drawn_strands(key, len(batch["row_weight"])))
     assert 0 < flip.sum() < len(flip)
     copies = list(genes.sequences)
     for number, gene in enumerate(chosen):
@@ -154,35 +149,37 @@ def test_a_step_with_the_cache_equals_the_step_without(statistics, flip, example
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
 
 
-def test_a_tower_is_the_same_in_any_window_that_holds_its_sequence(examples, tmp_path):
-    """Whether wider than the one it was kept in or narrower: what is cut off is background."""
-    cache = cache_of(examples, tiny_models.random_variables(CONFIG, seed=1), tmp_path)
+def test_every_place_holds_what_the_encoder_says_of_its_sequence_there(examples, tmp_path):
+    """Within the window and beside it, where it is all-zero DNA's answer."""
+    variables = tiny_models.random_variables(CONFIG, seed=1)
+    cache = cache_of(examples, variables, tmp_path)
     cache.open()
-    stride, margin = CONFIG.encoder.stride, examples.plan.margin_bp
-    narrower = 0
-    for row, length in enumerate(cache._lengths):
-        full = cache._gather([row], CONFIG.window_bp, "forward")[0]
-        kept = examples.plan.widths[cache._width[row]]
-        for width in range(CONFIG.window_bp, length + 2 * margin, -2 * stride):
-            start, end = cache._positions(width)
-            found = cache._gather([row], width, "forward")[0]
-            np.testing.assert_array_equal(found, full[start:end])
-            outside = np.r_[full[:start] - cache._background[:start]]
-            outside = np.r_[outside, full[end:] - cache._background[end:]]
-            np.testing.assert_allclose(outside, 0, rtol=0, atol=1e-6)
-            narrower += width < kept
-    assert narrower
+    chosen = np.arange(4)
+    ready = cache.with_towers(tiny_batch(examples.genes, examples.plan, chosen), chosen)
+    codes = [own for gene in chosen for own in examples.genes.sequences[gene].codes]
+    rows = batches.pack_windows(
+        codes, np.zeros(len(codes)), window_bp=CONFIG.window_bp, batch_size=len(codes)
+    )["rows"]
+    rows = packing.PackedRows(**jax.tree.map(jnp.asarray, rows))
 
+    @jax.jit
+    def tower(rows):
+        model = functional.bind(CONFIG, variables)
+        return model.encoder(packing.expand(rows, unknown=0.25), None, train=False)[0].x
 
-def test_rows_behind_the_encoder_are_in_few_groups_that_hold_them_all(examples, tmp_path):
-    cache = cache_of(examples, tiny_models.random_variables(CONFIG, seed=1), tmp_path)
-    cache.open()
-    batch = tiny_batch(examples.genes, examples.plan, np.arange(4))
-    ready = cache.with_towers(batch, np.arange(4))
-    widths = [rows["tower"].shape[1] * CONFIG.encoder.stride for rows in ready["rows"]]
-    assert len(widths) <= encoder_cache.WIDTHS and widths[-1] == CONFIG.window_bp
-    real = sum(int(rows["weight"].sum()) for rows in ready["rows"])
-    assert real == batch["mask"].sum()
+    expected, given = np.asarray(tower(rows)), ready["towers"]
+    for row in range(len(codes)):
+        here = given["row"] == row
+        position = given["position"][here]
+        np.testing.assert_array_equal(position, np.arange(ready["first"][row], ready["last"][row]))
+        np.testing.assert_allclose(given["tower"][here], expected[row, position], rtol=0, atol=1e-6)
+        outside = np.delete(expected[row], position, axis=0)
+        nothing = np.delete(ready["background"], position, axis=0)
+        np.testing.assert_allclose(outside, nothing, rtol=0, atol=1e-6)
+    nobodys = given["row"] == len(ready["row_weight"])
+    assert nobodys.any()
+    middle = ready["background"][len(ready["background"]) // 2]
+    np.testing.assert_array_equal(given["tower"][nobodys], middle[None].repeat(nobodys.sum(), 0))
 
 
 def test_each_distinct_sequence_is_encoded_once(examples, genes):
@@ -203,7 +200,7 @@ def test_stored_precision_bounds_the_error(dtype, error, examples, tmp_path):
     chosen = np.arange(4)
     plain = tiny_batch(examples.genes, examples.plan, chosen)
     ready = cache.with_towers(plain, chosen)
-    assert {rows["tower"].dtype for rows in ready["rows"]} == {jnp.dtype(dtype)}
+    assert ready["towers"]["tower"].dtype == jnp.dtype(dtype)
     expected = predict(FROZEN, variables, plain)[0]
     found = predict(FROZEN, variables, ready)[0]
     np.testing.assert_allclose(found, expected, rtol=0, atol=error)
@@ -371,6 +368,5 @@ def test_the_towers_of_a_batch_are_dealt_over_the_devices(examples, tmp_path):
     cache.open()
     batch = cache.with_towers(tiny_batch(examples.genes, examples.plan, np.arange(4)), np.arange(4))
     put = devices.put_batch(batch)
-    for rows, host in zip(put["rows"], batch["rows"], strict=True):
-        np.testing.assert_array_equal(rows["tower"], host["tower"])
-        assert rows["other_strand"] is None
+    np.testing.assert_array_equal(put["towers"]["tower"], batch["towers"]["tower"])
+    assert put["towers"]["other_strand"] is None

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tiny_inputs
 import tiny_models
+from tiny_models import on_tracks
 
 from epinformer_jax.data import batches, sequence
 from epinformer_jax.model import functional, kmers, packing
-from epinformer_jax.model.encoder import Background, Group, groups_of
+from epinformer_jax.model import tracks as tracks_lib
 from epinformer_jax.train import tasks
 
 STEM_WIDTHS = (2, 3, 4)  # k-mers of 5, 6, 7 bases: both parities of width and lead
@@ -43,57 +44,51 @@ def table_of(stem_width, build=kmers.build):
         return build(config_with(stem_width), weights(stem_width))
 
 
-def packed(codes, width, capacity, window=64):
-    rows = batches.pack_rows(codes, window, width, capacity)
-    return packing.PackedRows(**rows)
-
-
-def first_blocks(stem_width, rows, *, build=kmers.build, unknown=0.25, unknown_kmers=0):
-    """Of one group of rows, by the table and by the encoder's layers."""
+def towers(stem_width, codes, *, build=kmers.build, unknown=0.25, unknown_kmers=0, tracks=1):
+    """What leaves the encoder over tracks of these sequences, by the table and by the layers; and
+    where it counts.
+    """
     config = config_with(stem_width)
+    laid, placed = on_tracks(codes, tiny_models.geometry_of(config), tracks=tracks)
 
     @jax.jit
-    def both(variables, table, rows):
-        encoder = functional.bind(config, variables).encoder
-        bases = packing.expand(rows, unknown=0.0, dtype=jnp.float64)
-        by_table = kmers.first_block(
-            encoder,
+    def both(variables, table, laid, placed):
+        model = functional.bind(config, variables)
+        hard = tracks_lib.expand(laid, placed, unknown=0.0, dtype=jnp.float64)
+        empty = jnp.zeros(())
+        by_table = kmers.from_table(
+            model.encoder,
             table,
-            bases,
-            window_bp=64,
+            hard,
+            tracks_lib.track_of(hard),
+            tracks_lib.background_of(hard, empty, 64),
             unknown=unknown,
             dtype="float32",
             unknown_kmers=unknown_kmers,
         )
-        groups = groups_of([packing.expand(rows, unknown=unknown, dtype=jnp.float64)], 64)
-        assert (by_table.start, by_table.bases) == (groups[0].start // 2, 2)
-        return by_table.x, first_block(encoder, groups)
+        bases = tracks_lib.expand(laid, placed, unknown=unknown, dtype=jnp.float64)
+        by_layers = packing.tower(model, bases, empty, unknown=unknown)
+        return (by_table[0].x, by_table[1].x), (by_layers[0], by_layers[1].x)
 
-    return both(weights(stem_width), table_of(stem_width, build), rows)
+    found = both(weights(stem_width), table_of(stem_width, build), laid, placed)
+    return *found, np.asarray(laid.row_of_block) < len(placed.weight)
 
 
-def first_block(encoder, groups):
-    """The same by the layers, with the background at the edges of narrow windows."""
-    nothing = Background(jnp.zeros((1, 64, 4)), jnp.zeros(()))
-    (group,), _ = encoder.first_convolution(groups, nothing, dtype="float32")
-    block = encoder.blocks[0]
-    return block.finish(group.x, *block.norm.fixed(), "float32")
+def assert_alike(got, expected, is_window):
+    for a, b in ((got[0][is_window], expected[0][is_window]), (got[1], expected[1])):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+    assert np.ptp(np.asarray(got[0][is_window]), axis=0).max() > 0.1
 
 
 @pytest.mark.parametrize("stem_width", STEM_WIDTHS)
-@pytest.mark.parametrize("width", [64, 48])
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("build", [kmers.build, kmers.build_taps])
-def test_first_block_by_table_equals_the_layers_for_every_length_and_place(
-    build, stem_width, width
-):
+def test_a_tower_by_table_equals_the_layers_for_every_length_and_place(build, stem_width, count):
     """Both parities of start and end, whole windows, elements shorter than a k-mer."""
-    longest = 64 if width == 64 else 48 - 2 * config_with(stem_width).encoder.reach_bp - 1
     rng = np.random.default_rng(stem_width)
-    codes = [tiny_inputs.random_codes(rng, n, 0.0) for n in range(1, longest + 1)]
+    codes = [tiny_inputs.random_codes(rng, n, 0.0) for n in range(1, 65)]
     with jax.enable_x64(True):
-        got, expected = first_blocks(stem_width, packed(codes, width, len(codes)), build=build)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
-    assert np.ptp(np.asarray(got), axis=0).max() > 0.1
+        assert_alike(*towers(stem_width, codes, build=build, tracks=count))
 
 
 @pytest.mark.parametrize("unknown", [0.25, 0.0])
@@ -106,10 +101,9 @@ def test_unknown_bases_are_computed(build, stem_width, unknown):
     codes.append(np.zeros(20, np.uint8))
     codes[0][20:40] = 0
     with jax.enable_x64(True):
-        got, expected = first_blocks(
-            stem_width, packed(codes, 64, 8), build=build, unknown=unknown, unknown_kmers=200
+        assert_alike(
+            *towers(stem_width, codes, build=build, unknown=unknown, unknown_kmers=200, tracks=2)
         )
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("width", [1, 11, 12, 13, 15])
@@ -129,30 +123,6 @@ def test_numbers_are_exact_for_every_width_that_has_them(width):
             assert bool(known[row, first]) == (row == 0 or not first <= 20 < first + width)
 
 
-@pytest.mark.parametrize("first", [0, 1])
-@pytest.mark.parametrize("stem_width", [2, 3])
-def test_lookup_sees_the_bases_from_its_first_on(stem_width, first):
-    config = config_with(stem_width)
-    lead, width = kmers.block_frame(config.encoder).lead, stem_width + 3
-    rng = np.random.default_rng(3)
-    bases = sequence.one_hot(tiny_inputs.random_codes(rng, 64, 0.0)).astype(np.float64)[None]
-
-    @jax.jit
-    def expected(variables, x):
-        nothing = jnp.zeros(1, jnp.int32)
-        group = Group(x, 0, 1, jnp.ones(1), nothing, nothing)
-        return first_block(functional.bind(config, variables).encoder, [group])
-
-    with jax.enable_x64(True):
-        got = kmers.lookup(table_of(stem_width), jnp.asarray(bases[:, first:]))
-        # position 2 of the layers then begins at base `first`
-        moved = jnp.asarray(np.roll(bases, 4 - lead - first, axis=1))
-        expected = expected(weights(stem_width), moved)
-    count = (64 - first - width) // 2 + 1
-    assert got.shape[1] == count
-    np.testing.assert_allclose(got[:, :-3], expected[:, 2 : count - 1], rtol=0, atol=1e-12)
-
-
 # --- training
 
 
@@ -167,9 +137,7 @@ def genes():
 @pytest.fixture(scope="module")
 def batch(genes):
     plan = tiny_models.plan_for(genes, tiny_models.EXPRESSION, batch_size=9)
-    packed = batches.pack_genes(plan, *genes)
-    assert len(packed["rows"]) >= 3
-    return packed
+    return batches.pack_genes(plan, *genes)
 
 
 def trained(config, batch, variables, unknown_kmers, **options):
@@ -206,15 +174,7 @@ def test_a_training_step_by_tables_equals_the_direct_one(
 
 def test_tables_follow_flips_and_shifts_drawn_on_the_device(genes):
     config = config_with(2)
-    plan = batches.make_plan(
-        [gene.lengths for gene in genes.sequences],
-        batch_size=8,
-        window_bp=64,
-        slots=5,
-        stride=config.encoder.stride,
-        margin_bp=config.encoder.reach_bp + 3,
-        layouts=1,
-    )
+    plan = tiny_models.plan_for(genes, config, batch_size=8, shift_bp=3)
     batch = batches.pack_genes(plan, *genes)
     limit = batches.most_unknown_kmers(genes.sequences, batch_size=8, width=2)
     direct, tables = (

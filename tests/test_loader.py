@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epinformer_jax.data import features, loader, sequence
+from epinformer_jax.data.layouts import Geometry
 from epinformer_jax.train.crossval import Windows
 
 PUBLISHED = features.schema("published", "PE-Activity-HiC")
@@ -39,9 +40,8 @@ def windows(directory):
 
 
 def plan_of(genes, batch_size=4):
-    return genes.plan(
-        batch_size=batch_size, slots=5, window_bp=64, stride=4, margin_bp=7, layouts=1
-    )
+    geometry = Geometry(window_bp=64, stride=4, margin_bp=7, gap_bp=8, reach=3)
+    return genes.plan(geometry=geometry, batch_size=batch_size, slots=5, layouts=1)
 
 
 def test_a_gene_is_its_promoter_then_its_elements(genes):

@@ -20,7 +20,7 @@ import tiny_datasets
 import tiny_models
 import train_tiny
 
-from epinformer_jax.data import batches, loader
+from epinformer_jax.data import batches, layouts, loader
 from epinformer_jax.model import functional
 from epinformer_jax.train import devices, distributed, loop, metrics, tasks
 from epinformer_jax.train.checkpoint import Checkpoints
@@ -364,9 +364,9 @@ def test_compilations_stop_growing_and_the_largest_layout_is_compiled_when_met()
     rare = data.data.batch(largest, data.layout)
 
     def layout_of(batch):
-        return [len(rows["weight"]) for rows in batch["rows"]]
+        return batch["tracks"]["nibbles"].shape[1] * 2 // data.layout.geometry.stride
 
-    assert layout_of(rare) == [c for c in last if c], "the largest genes fit another layout"
+    assert layout_of(rare) == last.blocks, "the largest genes fit another layout"
     step = loop.train_step(train_tiny.OBJECTIVE, train_tiny.OPTIMIZER)
     same = loop.train_step(tasks.Objective(train_tiny.MODEL, "smooth_l1"), train_tiny.OPTIMIZER)
     assert same is step, "compiled anew for each fold"
@@ -375,7 +375,7 @@ def test_compilations_stop_growing_and_the_largest_layout_is_compiled_when_met()
     stream = data.stream(np.arange(len(data.data)), shuffle=True)
     compiled = []
     for number, batch in enumerate(stream.batches(0, 2 * stream.steps_per_epoch)):
-        if layout_of(batch) == [c for c in first if c]:
+        if layout_of(batch) == first.blocks:
             state, _ = step(state, devices.put_batch(batch), jax.random.fold_in(key, number))
             compiled.append(step._cache_size())
     assert len(compiled) > stream.steps_per_epoch and len(set(compiled)) == 1
@@ -485,7 +485,7 @@ def test_one_device_and_eight_give_the_same_losses(run_python, data, tmp_path):
     eight = json.loads(done.stdout)
     assert eight["devices"] == 8
     for name, (rows, *each) in eight["shares"].items():
-        expected = rows // 8 if name.startswith("rows/") else rows
+        expected = rows // 8 if name.startswith("tracks/") else rows
         assert each == [expected] * 8, f"{name} is not dealt evenly"
     assert len(one["losses"]) == len(eight["losses"]) >= 50
     np.testing.assert_allclose(eight["losses"], one["losses"], rtol=0, atol=1e-5)
@@ -558,8 +558,8 @@ def test_a_process_killed_at_a_batch_resumes_to_the_same_weights(run_python, tmp
 
 
 def test_an_untracked_batch_layout_is_refused_before_it_compiles(data):
-    """A plan from other genes: the error names the rows, nothing is left out."""
-    small = dataclasses.replace(data.layout, layouts=((0,) * len(data.layout.widths),))
+    """A plan from other genes: the error names the room, nothing is left out."""
+    small = dataclasses.replace(data.layout, layouts=(layouts.Layout(9, 9, 9),))
     with pytest.raises(ValueError, match="exceeds every layout"):
         batches.pack_genes(
             small,

@@ -229,12 +229,12 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(activity_variables):
     np.testing.assert_array_equal(with_rate, without)
 
     strong = dataclasses.replace(ACTIVITY, dropout=0.5)
-    group = functional._group(bases, valid)
+    rows = functional._rows(bases, valid)
 
     @jax.jit
     def trained(key):
         def call(model):
-            return model(group, train=True, key=key)
+            return model(rows, train=True, key=key)
 
         return functional.run(strong, activity_variables, call)[0]
 
@@ -246,8 +246,8 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(activity_variables):
 def test_running_the_model_does_not_change_the_variables_it_was_given(activity_variables):
     before = jax.tree.map(np.array, activity_variables)
     bases, valid = soft_bases(np.random.default_rng(9), 2, 32), jnp.ones((2, 32), bool)
-    group = functional._group(bases, valid)
-    _, stats = functional.run(ACTIVITY, activity_variables, lambda model: model(group, train=True))
+    rows = functional._rows(bases, valid)
+    _, stats = functional.run(ACTIVITY, activity_variables, lambda model: model(rows, train=True))
     tiny_models.assert_trees_close(activity_variables, before, atol=0)
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), stats, before.stats)
     assert min(jax.tree.leaves(moved)) > 0
@@ -317,10 +317,10 @@ def test_an_element_changes_nothing_beyond_the_encoders_reach():
     bases = np.zeros((17, 128, 4))
     for row in range(16):  # one base, at every phase of the stride
         bases[row, 56 + row, row % 4] = 1.0
-    group = functional._group(jnp.asarray(bases), jnp.ones((17, 128), bool))
+    rows = functional._rows(jnp.asarray(bases), jnp.ones((17, 128), bool))
 
     def tower(model):
-        return model.encoder([group], None, train=False)[0][0].x
+        return model.encoder(rows, None, train=False)[0].x
 
     x = np.asarray(functional.run(wide, variables, tower)[0])
     stride, tight = config.stride, []

@@ -6,6 +6,7 @@ throughout, so agreement is to rounding.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,11 @@ import numpy as np
 import pytest
 import tiny_inputs
 import tiny_models
+from tiny_models import on_tracks
 
-from epinformer_jax.data import batches, sequence
-from epinformer_jax.model import functional, packing
-from epinformer_jax.model.encoder import Background, groups_of
+from epinformer_jax.data import batches, layouts, sequence
+from epinformer_jax.model import functional, packing, tracks
+from epinformer_jax.model.encoder import full_rows
 from epinformer_jax.train import tasks
 
 COUNTS = (1, 3, 5, 4, 2, 5, 5, 5)  # sequences of each gene; 5 slots, so ten slots are empty
@@ -40,9 +42,13 @@ def genes():
 def batch(genes):
     plan = tiny_models.plan_for(genes, tiny_models.EXPRESSION, batch_size=BATCH_SIZE)
     packed = batches.pack_genes(plan, *genes)
-    widths = [2 * rows["nibbles"].shape[1] for rows in packed["rows"]]
-    fillers = [int((rows["weight"] == 0).sum()) for rows in packed["rows"]]
-    assert len(widths) >= 3 and sum(fillers) > 0, (widths, fillers)
+    placed = packed["placed"]
+    widths = {int(w) for w in (placed["high"] - placed["low"])[placed["weight"] > 0]}
+    assert len(widths) >= 3 and 0 in placed["weight"], widths
+    inner = (packed["tracks"]["block"] == packed["tracks"]["row_of_block"].shape[1]) & (
+        packed["tracks"]["row"] < len(placed["weight"])
+    )
+    assert inner.any(), "no place is background"
     assert packed["weight"].sum() == len(COUNTS) < BATCH_SIZE
     assert packed["empty_rows"] == 5 * len(COUNTS) - sum(COUNTS)
     return packed
@@ -121,20 +127,14 @@ def test_what_stands_in_fillers_has_no_effect_in_training(statistics, batch, tra
         noise = rng.normal(size=values.shape).astype(np.float32)
         return np.where(is_filler.reshape(-1, *[1] * (values.ndim - 1)), noise, values)
 
-    rows = []
-    for group in batch["rows"]:
-        noise = rng.integers(0, 256, group["nibbles"].shape).astype(np.uint8)
-        real = group["weight"] > 0
-        rows.append(
-            {
-                **group,
-                "nibbles": np.where(real[:, None], group["nibbles"], noise),
-                "length": np.where(real, group["length"], 9).astype(np.int32),
-            }
-        )
+    placed = dict(batch["placed"])
+    is_filler_row = placed["weight"] == 0
+    for name, most in (("begin", 40), ("length", 9), ("start", 30), ("last", 9)):
+        noise = rng.integers(0, most, len(is_filler_row)).astype(np.int32)
+        placed[name] = np.where(is_filler_row, noise, placed[name])
     changed = {
         **batch,
-        "rows": tuple(rows),
+        "placed": placed,
         **{name: garbled(batch[name]) for name in ("link_features", "gene_features", "labels")},
     }
     before, after = trained(statistics, batch), trained(statistics, changed)
@@ -191,16 +191,17 @@ def test_packed_prediction_equals_the_dense_one(unknown, dtype, atol, genes, bat
     )
 
 
-def test_a_wider_layout_changes_no_prediction(genes, batch, variables):
-    """Rows that overflow into a wider place, as when a batch takes another layout."""
+def test_a_larger_layout_changes_no_prediction(genes, batch, variables):
     config = tiny_models.EXPRESSION
     plan = tiny_models.plan_for(genes, config, batch_size=BATCH_SIZE)
-    roomy = dataclasses.replace(plan, layouts=((*[0] * (len(plan.widths) - 1), 40),))
+    blocks, places, rows = plan.layouts[-1]
+    roomy = layouts.Layout(blocks + 9, places + 5, rows + 3)
+    plan = dataclasses.replace(plan, layouts=(roomy,))
     objective = tasks.Objective(config, "smooth_l1")
     with jax.enable_x64(True):
         predict = jax.jit(tasks.predict, static_argnums=0)
         expected = predict(objective, variables, batch)
-        got = predict(objective, variables, batches.pack_genes(roomy, *genes))
+        got = predict(objective, variables, batches.pack_genes(plan, *genes))
     for x, y in zip(got, expected, strict=True):
         np.testing.assert_allclose(x[: len(COUNTS)], y[: len(COUNTS)], rtol=0, atol=1e-12)
 
@@ -210,22 +211,25 @@ def test_nibbles_become_the_hosts_one_hot_with_zero_padding(unknown):
     rng = np.random.default_rng(3)
     codes = [tiny_inputs.random_codes(rng, length, 0.3) for length in (1, 7, 32, 31, 20)]
     packed = batches.pack_windows(codes, np.zeros(5), window_bp=32, batch_size=6)["rows"]
-    got = packing.one_hot(packing.PackedRows(**packed), unknown=unknown)
+    rows = packing.PackedRows(**jax.tree.map(jnp.asarray, packed))
+    got = packing.expand(rows, unknown=unknown)
     expected = np.zeros((6, 32, 4))
+    held = np.zeros((6, 32), bool)
     for row, sequence_codes in enumerate(codes):
         first = 16 - len(sequence_codes) // 2
-        expected[row, first : first + len(sequence_codes)] = sequence.one_hot(
-            sequence_codes, unknown=unknown
-        )
-    np.testing.assert_array_equal(got, expected)
+        inside = slice(first, first + len(sequence_codes))
+        expected[row, inside] = sequence.one_hot(sequence_codes, unknown=unknown)
+        held[row, inside] = True
+    np.testing.assert_array_equal(got.x, expected)
+    np.testing.assert_array_equal(got.held, held)
+    assert got.weight[:, 0].tolist() == [1] * 5 + [0]
 
 
 @pytest.mark.parametrize("by", [-40, -5, 0, 3, 31])
 def test_shifted_rows_lose_what_leaves_the_window(by):
     rng = np.random.default_rng(4)
     codes = [tiny_inputs.random_codes(rng, length) for length in (9, 32)]
-    packed = batches.pack_windows(codes, np.zeros(2), window_bp=32, batch_size=2)["rows"]
-    rows = packing.expand(packing.PackedRows(**packed), unknown=0.25)
+    rows = on_rows(codes, 32)
     got = packing.shifted(rows, jnp.array([by, by]))
     x = np.asarray(rows.x)
     for row in range(2):
@@ -234,61 +238,114 @@ def test_shifted_rows_lose_what_leaves_the_window(by):
             if 0 <= position - by < 32:
                 expected[position] = x[row, position - by]
         np.testing.assert_array_equal(got.x[row], expected)
-        first, length = int(got.offset[row]), int(got.length[row])
-        outside = np.delete(expected, np.arange(first, first + length), axis=0)
-        assert not outside.any() and expected.any(axis=1).sum() == length
+        np.testing.assert_array_equal(got.held[row], expected.any(axis=1))
 
 
 def test_flipped_rows_are_reverse_complements_that_stay_in_the_middle():
     rng = np.random.default_rng(6)
     codes = [tiny_inputs.random_codes(rng, length) for length in (9, 10, 32)]
-    turned = [sequence.reverse_complement(c) for c in codes]
-    both = [
-        packing.expand(
-            packing.PackedRows(
-                **batches.pack_windows(c, np.zeros(3), window_bp=32, batch_size=3)["rows"]
-            ),
-            unknown=0.25,
-        )
-        for c in (codes, turned)
-    ]
-    got = packing.flipped(both[0], jnp.array([True, True, False]))
-    for row, length in enumerate((9, 10, 32)):
-        expected = both[1] if row < 2 else both[0]
-        first, there = int(got.offset[row]), int(expected.offset[row])
-        np.testing.assert_array_equal(
-            got.x[row, first : first + length], expected.x[row, there : there + length]
-        )
-        assert abs(first - there) <= length % 2 and got.length[row] == length
-        assert got.x[row].sum() == pytest.approx(length)
+    rows = on_rows(codes, 32)
+    got = packing.flipped(rows, jnp.array([True, True, False]))
+    for row, own in enumerate(codes):
+        expected = sequence.reverse_complement(own) if row < 2 else own
+        (there,) = np.nonzero(got.held[row])
+        assert len(there) == there[-1] - there[0] + 1 == len(own)
+        np.testing.assert_array_equal(got.x[row, there], sequence.one_hot(expected))
+        assert abs(int(there[0]) - (16 - len(own) // 2)) <= len(own) % 2
 
 
-def test_moved_and_turned_elements_embed_alike_in_narrow_and_full_windows(variables):
-    """With the shift added to the margin, what leaves a cropped window is background there too."""
+# --- tracks
+
+
+def on_rows(codes, window_bp, **options):
+    """Sequences in rows of full width, expanded."""
+    count = len(codes)
+    packed = batches.pack_windows(codes, np.zeros(count), window_bp=window_bp, batch_size=count)
+    rows = packing.PackedRows(**jax.tree.map(jnp.asarray, packed["rows"]))
+    return packing.expand(rows, unknown=0.25, **options)
+
+
+def of_rows(bases, codes, window_bp):
+    """Each sequence's window laid into a full row, and where it is held."""
+    x, held = np.zeros((2, len(codes), window_bp, 4))[0], np.zeros((len(codes), window_bp), bool)
+    placed = bases.placed
+    for row in range(len(codes)):
+        track, low, high = (int(placed[i][row]) for i in (0, 3, 4))
+        start = int(placed.start[row])
+        x[row, start : start + high - low] = bases.x[track, low:high]
+        held[row, start : start + high - low] = np.asarray(bases.held)[track, low:high]
+    return x, held
+
+
+@pytest.mark.parametrize("by", [-3, 0, 2])
+@pytest.mark.parametrize("turned", [True, False])
+def test_sequences_on_tracks_turn_and_move_as_rows_do(by, turned):
     config = tiny_models.EXPRESSION
+    geometry = tiny_models.geometry_of(config, shift_bp=3)
     rng = np.random.default_rng(7)
-    codes = [tiny_inputs.random_codes(rng, length) for length in (1, 8, 15)]
-    width = 48  # 15 + 1 + 2 * (7 + 3) = 36, rounded up to the rule
-    assert (64 - width) % (2 * config.encoder.stride) == 0
+    codes = [tiny_inputs.random_codes(rng, n, 0.1) for n in (1, 64, 8, 63, 15, 30, 64)]
+    rows = on_rows(codes, 64)
+    flip = np.arange(7) % 2 == 0 if turned else np.zeros(7, bool)
+    rows = packing.shifted(packing.flipped(rows, jnp.asarray(flip)), jnp.full(7, by))
+    laid, placed = on_tracks(codes, geometry)
+    room = len(placed.weight) - 7
+    bases = tracks.moved(
+        tracks.expand(laid, placed, unknown=0.25),
+        jnp.asarray(np.pad(flip, (0, room))),
+        jnp.full(7 + room, by),
+    )
+    x, held = of_rows(bases, codes, 64)
+    np.testing.assert_array_equal(x, rows.x)
+    np.testing.assert_array_equal(held, rows.held)
+    is_gap = np.repeat(np.asarray(laid.row_of_block) >= len(placed.weight), geometry.stride, axis=1)
+    assert is_gap.any() and not np.asarray(bases.x)[is_gap].any()
 
-    @jax.jit
-    def embedded(packed, by):
-        rows = packing.expand(packing.PackedRows(**packed), unknown=0.25, dtype=jnp.float64)
-        rows = packing.shifted(packing.flipped(rows, jnp.ones(8, bool)), by)
 
-        def call(model):
-            background = Background(jnp.zeros((1, 64, 4)), jnp.zeros(()))
-            return model.embed(groups_of([rows], 64), background, train=False)[0]
+@pytest.mark.parametrize("count", [1, 3])
+def test_embeddings_of_tracks_equal_those_of_full_rows(count, variables):
+    """On the other strand too; sequences with and without unknown bases, of every length."""
+    config = tiny_models.EXPRESSION
+    rng = np.random.default_rng(8)
+    codes = [tiny_inputs.random_codes(rng, n, 0.1 * (n % 2)) for n in range(1, 65)]
+    laid, placed = on_tracks(codes, tiny_models.geometry_of(config), tracks=count)
 
-        return functional.run(config, variables, call)[0][:3]
+    @functools.partial(jax.jit, static_argnums=2)
+    def both(laid, placed, other_strand):
+        model = functional.bind(config, variables)
+        rows = on_rows(codes, 64, dtype=jnp.float64)
+        if other_strand:
+            rows = packing.flipped(rows, jnp.ones(64, bool))
+        found = packing.embed_tracks(model, laid, placed, unknown=0.25, other_strand=other_strand)
+        return found[:64], model.embed(rows)
 
     with jax.enable_x64(True):
-        narrow, full = (batches.pack_rows(codes, 64, w, 8) for w in (width, 64))
-        for by in (-3, 3):
-            shift = jnp.full(8, by)
-            np.testing.assert_allclose(
-                embedded(narrow, shift), embedded(full, shift), rtol=0, atol=1e-12
+        for other_strand in (False, True):
+            got, expected = both(laid, placed, other_strand)
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [16, 32, 40])
+def test_a_window_alone_on_a_track_equals_the_full_row(width, variables):
+    config = tiny_models.EXPRESSION
+    with jax.enable_x64(True):
+        start, reach = (64 - width) // 2, config.encoder.reach_bp
+        soft = np.random.default_rng(9).dirichlet(np.ones(4), (5, 64))
+        inside = np.arange(64)
+        held = (inside >= start + reach) & (inside < 64 - start - reach - 1)
+        full = soft * held[:, None]
+
+        @jax.jit
+        def both(full):
+            model = functional.bind(config, variables)
+            bases, laid = tracks.alone(config, full[:, start : 64 - start])
+            return packing.embed_bases(model, bases, laid, unknown=0.0), model.embed(
+                full_rows(full)
             )
+
+        got, expected = both(jnp.asarray(full))
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+        with pytest.raises(ValueError, match="too wide to stand on a track"):
+            tracks.alone(config, jnp.zeros((1, 56, 4)))
 
 
 def test_window_fillers_have_no_effect_on_activity_training():

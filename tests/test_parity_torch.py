@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from epinformer_jax import torch_names, torch_zip
-from epinformer_jax.data import batches, sequence
+from epinformer_jax.data import batches, layouts, sequence
 from epinformer_jax.model import functional, layers
 from epinformer_jax.model.architecture import ActivityConfig, EncoderConfig, ExpressionConfig
 from epinformer_jax.train import tasks
@@ -273,16 +273,15 @@ def test_twenty_expression_steps_follow_the_reference_with_padded_statistics():
     drawn = [random_genes(rng, config, size) for _ in range(STEPS)]
     labels = [(2 * rng.normal(size=size)).astype(np.float32) for _ in range(STEPS)]
     lengths = [np.array([len(c) for c in codes]) for genes in drawn for codes in genes[4][0]]
-    plan = batches.make_plan(
+    plan = layouts.make_plan(
         lengths,
+        geometry=layouts.Geometry(**config.geometry()),
         batch_size=size,
-        window_bp=config.window_bp,
         slots=config.slots,
-        stride=config.encoder.stride,
-        margin_bp=config.encoder.reach_bp,
     )
     plan = dataclasses.replace(plan, layouts=plan.layouts[-1:])  # one shape, one compilation
-    assert len(plan.widths) > 1, "no window is cropped"
+    cropped = [plan.geometry.widths(own) < plan.geometry.blocks for own in lengths]
+    assert any(own.any() for own in cropped), "no window is cropped"
     packed = [
         batches.pack_genes(
             plan,

@@ -94,19 +94,15 @@ def test_a_frozen_encoder_costs_no_backward_pass_and_a_cached_one_nothing():
     batch = batches.pack_genes(plan, *parts)
     tuned = tasks.Objective(config, "mse")
     frozen = dataclasses.replace(tuned, encoder="frozen")
-    widths = [
-        g["nibbles"].shape[1] * 2 for g in batch["rows"] for _ in range(int(g["weight"].sum()))
-    ]
+    placed = batch["placed"]
+    widths = (placed["high"] - placed["low"])[placed["weight"] > 0].tolist()
     assert len(widths) == 4
     forward = sum(flops.encoder(config.encoder, width) for width in widths)
     difference = flops.of_step(tuned, batch) - flops.of_step(frozen, batch)
     assert difference == pytest.approx(2 * forward)
-    stride = config.encoder.stride
-    rows = tuple(
-        {"weight": g["weight"], "tower": g["nibbles"][:, : g["nibbles"].shape[1] * 2 // stride]}
-        for g in batch["rows"]
-    )
-    cached = flops.of_step(frozen, {**batch, "rows": rows})
+    ready = {name: batch[name] for name in ("weight", "mask")}
+    ready |= {"start": placed["start"], "row_weight": placed["weight"]}
+    cached = flops.of_step(frozen, ready)
     assert flops.of_step(frozen, batch) - cached == pytest.approx(forward)
     summaries = sum(flops.summary(config, width) for width in widths)
     assert cached == pytest.approx(3 * (summaries + flops.interaction(config, 2.0, 4.0)))

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epinformer_jax.data import batches
-from epinformer_jax.data.batches import Plan, Sequences
+from epinformer_jax.data.batches import Sequences
+from epinformer_jax.data.layouts import Geometry, Layout, Plan
 from epinformer_jax.model import functional, packing
 from epinformer_jax.model.architecture import EncoderConfig, ExpressionConfig
 from epinformer_jax.train import tasks
@@ -168,7 +169,8 @@ GENES = [Sequences([np.ones(20, np.uint8)]), Sequences([np.array([1, 2, 0, 4, 8]
 
 
 def plan_of(rows):
-    return Plan(2000, 1, 61, 19, (560, 2000), ((rows, rows),))
+    geometry = Geometry(**ExpressionConfig().geometry())
+    return Plan(geometry, 1, 61, 1, (Layout(rows * 160, rows * 160, rows),))
 
 
 def test_tables_are_taken_on_cpu_where_they_are_less_work():

@@ -1,6 +1,7 @@
 """Narrow networks and random batches: dense arrays and packed ones made of the same genes."""
 
 import contextlib
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import tiny_inputs
 
-from epinformer_jax.data import batches, sequence
+from epinformer_jax.data import batches, layouts, sequence
 from epinformer_jax.model import functional
 from epinformer_jax.model.architecture import ActivityConfig, EncoderConfig, ExpressionConfig
+from epinformer_jax.model.tracks import Placed, Tracks
 
 ENCODER = EncoderConfig(stem_channels=4, channels=(3, 4))
 ACTIVITY = ActivityConfig(encoder=ENCODER, window_bp=32, hidden=8, dropout=0.1)
@@ -65,17 +67,42 @@ def random_genes(rng: np.random.Generator, config: ExpressionConfig, counts) -> 
     return Genes(sequences, links, features, (2 * rng.normal(size=len(counts))).astype(np.float32))
 
 
-def plan_for(genes: Genes, config: ExpressionConfig, *, batch_size: int, layouts: int = 1):
+def geometry_of(config: ExpressionConfig, shift_bp: int = 0) -> layouts.Geometry:
+    """What laying out has to know of a network."""
+    return layouts.Geometry(**config.geometry(shift_bp))
+
+
+def plan_for(
+    genes: Genes,
+    config: ExpressionConfig,
+    *,
+    batch_size: int,
+    layouts: int = 1,
+    shift_bp: int = 0,
+):
     """Batch layouts for these genes."""
-    return batches.make_plan(
+    return layouts.make_plan(
         [gene.lengths for gene in genes.sequences],
+        geometry=geometry_of(config, shift_bp),
         batch_size=batch_size,
-        window_bp=config.window_bp,
         slots=config.slots,
-        stride=config.encoder.stride,
-        margin_bp=config.encoder.reach_bp,
         layouts=layouts,
     )
+
+
+def one_layout(plan: layouts.Plan) -> layouts.Plan:
+    """The plan with the layout that fits every batch: one compilation."""
+    return dataclasses.replace(plan, layouts=plan.layouts[-1:])
+
+
+def on_tracks(codes, geometry, *, tracks=1):
+    """Sequences on tracks, as model.tracks takes them."""
+    lengths = np.array([len(own) for own in codes])
+    (own,) = layouts.track_batches(lengths, geometry=geometry, positions=10_000, tracks=tracks)
+    assert own.members.tolist() == list(range(len(codes)))
+    packed = batches.pack_tracks(geometry, codes, own.layout, own.dealt)
+    packed = jax.tree.map(jnp.asarray, packed)
+    return Tracks(**packed["tracks"]), Placed(**packed["placed"])
 
 
 def dense(genes: Genes, config: ExpressionConfig, *, unknown: float = 0.25) -> Dense:

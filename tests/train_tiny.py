@@ -17,6 +17,7 @@ import tiny_datasets
 
 from epinformer_jax.data import features
 from epinformer_jax.data.batches import Sequences
+from epinformer_jax.data.layouts import Geometry
 from epinformer_jax.data.loader import GeneSet
 from epinformer_jax.data.records import Manifest
 from epinformer_jax.model import functional
@@ -61,11 +62,9 @@ def examples(*, per_split: int = 16, layouts: int = 1, batch_size: int = 4) -> c
         np.array([gene.labels[0] for gene in flat], np.float32),
     )
     plan = data.plan(
+        geometry=Geometry(**MODEL.geometry()),
         batch_size=batch_size,
         slots=MODEL.slots,
-        window_bp=MODEL.window_bp,
-        stride=MODEL.encoder.stride,
-        margin_bp=MODEL.encoder.reach_bp,
         layouts=layouts,
     )
     manifest = Manifest(kind="genes")
@@ -140,7 +139,7 @@ def trained(data, directory, *, epochs: int) -> dict:
 def shares(data) -> dict[str, list[int]]:
     """Of each array of a batch: the rows in all, and on each device."""
     batch = devices.put_batch(data.data.batch(np.arange(4), data.layout))
-    leaves = {f"rows/{key}": leaf for key, leaf in batch["rows"][-1].items()}
+    leaves = {f"tracks/{key}": leaf for key, leaf in batch["tracks"].items()}
     leaves["labels"] = batch["labels"]
     return {
         name: [leaf.shape[0], *(shard.data.shape[0] for shard in leaf.addressable_shards)]

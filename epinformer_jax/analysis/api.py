@@ -42,7 +42,6 @@ from epinformer_jax.data.genome import Genome
 from epinformer_jax.data.records import GeneExample, Manifest
 from epinformer_jax.model import functional, packing
 from epinformer_jax.model.architecture import ModelConfig
-from epinformer_jax.model.encoder import groups_of
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.train import checkpoint
 from epinformer_jax.train.checkpoint import ModelInfo
@@ -419,10 +418,10 @@ def _embed_step(config: ModelConfig, unknown: float):
     def step(variables: Variables, rows: packing.PackedRows):
         module = functional.bind(config, variables)
         dtype = module.head.output.kernel.dtype
-        groups = groups_of([packing.expand(rows, unknown=unknown, dtype=dtype)], config.window_bp)
+        own = packing.expand(rows, unknown=unknown, dtype=dtype)
         if config.kind == "expression":
-            return module.embed(groups, None, train=False)[0]
-        (group,), _ = module.encoder(groups, None, train=False, dtype=config.compute_dtype)
-        return group.x.mean(axis=1)
+            return module.embed(own)
+        own, _ = module.encoder(own, None, train=False, dtype=config.compute_dtype)
+        return own.x.mean(axis=1)
 
     return jax.jit(step)

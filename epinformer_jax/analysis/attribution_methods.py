@@ -24,9 +24,9 @@ from epinformer_jax.analysis.shuffle import dinucleotide_shuffles
 from epinformer_jax.analysis.slots import Slots
 from epinformer_jax.data import sequence
 from epinformer_jax.data.loader import GeneSet
-from epinformer_jax.model import functional
+from epinformer_jax.model import functional, packing, tracks
 from epinformer_jax.model.architecture import ModelConfig
-from epinformer_jax.model.encoder import Background, Rows, groups_of
+from epinformer_jax.model.encoder import full_rows
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.model.rescale import rescale
 
@@ -175,7 +175,7 @@ def _width(config: ModelConfig, length: int) -> int:
     needed = length + 2 * config.encoder.reach_bp + 1
     for share in (4, 2):
         width = window - (window - window // share) // step * step
-        if needed <= width:
+        if needed <= width <= window - 2 * config.encoder.edge_bp:
             return width
     return window
 
@@ -261,13 +261,11 @@ def _values(
     if context is None or place is None:
         return functional.activity(config, variables, bases, jnp.ones((count, width), bool))
     module = functional.bind(config, variables)
-    nothing = jnp.zeros(count, jnp.int32)
-    rows = Rows(bases, jnp.ones(count, bases.dtype), nothing, nothing)
-    background = None
-    if width < config.window_bp:
-        empty = jnp.zeros((1, config.window_bp, 4), bases.dtype)
-        background = Background(empty, jnp.zeros((), bases.dtype))
-    (own,) = module.embed(groups_of([rows], config.window_bp), background, train=False)
+    if width == config.window_bp:
+        own = module.embed(full_rows(bases))
+    else:
+        alone, laid = tracks.alone(config, bases)
+        own = packing.embed_bases(module, alone, laid, unknown=0.0)
     genes = jax.tree.map(lambda leaf: leaf[place[:, 0]], context)
     embeddings = genes.embeddings.at[jnp.arange(count), place[:, 1]].set(own)
     return module.interact(embeddings, *genes[1:])[0]

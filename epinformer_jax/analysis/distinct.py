@@ -15,15 +15,14 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from epinformer_jax.analysis.ensembles import Model
-from epinformer_jax.data import batches
+from epinformer_jax.data import batches, layouts
 from epinformer_jax.data.batches import Sequences
+from epinformer_jax.data.layouts import Geometry
 from epinformer_jax.model import functional, kmers, packing
 from epinformer_jax.model.architecture import ExpressionConfig
+from epinformer_jax.model.tracks import Placed, Tracks
 
 SLOT_STEPS = (8, 16, 32)  # slots of genes that are computed together, below the model's own number
-# Positions encoded while a program for one more width is traced and read from the cache of
-# programs, measured on two cores; compiling takes as long as 500,000 by layers, a million by taps.
-COMPILE_BASES = 200_000
 
 Codes = UInt8[np.ndarray, "_"]
 
@@ -91,8 +90,8 @@ def embed(
     waiting = None
     for batch, used in _batches(config, codes, chosen, table, positions):
         own = [codes[i] for i in batch.members]
-        rows = batches.pack_rows(own, config.window_bp, batch.width, batch.capacity)
-        answer = step(variables, used, packing.PackedRows(**rows))
+        packed = batches.pack_tracks(_geometry(config), own, batch.layout, batch.dealt)
+        answer = step(variables, used, packed)
         if waiting is not None:  # the next batch is computed while this one is fetched
             _store(embeddings, *waiting, bar)
         waiting = batch.members, answer
@@ -155,22 +154,20 @@ def _batches(
     chosen: Int[np.ndarray, "K"],
     table: kmers.Table | kmers.Taps | None,
     positions: int,
-) -> Iterator[tuple[batches.RowBatch, kmers.Table | kmers.Taps | None]]:
+) -> Iterator[tuple[layouts.TrackBatch, kmers.Table | kmers.Taps | None]]:
     lengths = np.array([len(own) for own in codes], np.int64)
     by_table = np.zeros(len(chosen), bool)
     if table is not None:
         by_table = np.array([bool(codes[i].all()) for i in chosen], bool)
     for members, used in ((chosen[by_table], table), (chosen[~by_table], None)):
-        for batch in batches.row_batches(
-            lengths,
-            window_bp=config.window_bp,
-            stride=config.encoder.stride,
-            margin_bp=config.encoder.reach_bp,
-            positions=positions,
-            compile_cost=COMPILE_BASES,
-            chosen=members,
+        for batch in layouts.track_batches(
+            lengths, geometry=_geometry(config), positions=positions, chosen=members
         ):
             yield batch, used
+
+
+def _geometry(config: ExpressionConfig) -> Geometry:
+    return Geometry(**config.geometry())
 
 
 def _store(embeddings, members, answer, bar) -> None:
@@ -181,11 +178,12 @@ def _store(embeddings, members, answer, bar) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _embed_step(config: ExpressionConfig, unknown: float):
-    """The jitted embedding (variables, table or None, rows) -> [N, D]."""
+    """The jitted embedding (variables, table or None, tracks) -> [M, D]."""
 
-    def step(variables, table, rows):
+    def step(variables, table, packed):
         module = functional.bind(config, variables)
-        return packing.embed_rows(module, rows, unknown=unknown, table=table)
+        laid, placed = Tracks(**packed["tracks"]), Placed(**packed["placed"])
+        return packing.embed_tracks(module, laid, placed, unknown=unknown, table=table)
 
     return jax.jit(step)
 

@@ -18,14 +18,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from epinformer_jax.analysis import distinct, kmer_tables
 from epinformer_jax.analysis.ensembles import Model
-from epinformer_jax.data import batches
+from epinformer_jax.data import batches, layouts
 from epinformer_jax.data.batches import Sequences
+from epinformer_jax.data.layouts import Geometry
 from epinformer_jax.data.loader import GeneSet
-from epinformer_jax.model import functional, packing
+from epinformer_jax.model import functional, packing, tracks
 from epinformer_jax.model.architecture import ExpressionConfig
-from epinformer_jax.model.encoder import Background, groups_of
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.model.kmers import Table, Taps
+from epinformer_jax.model.tracks import Placed, Tracks
 
 BUCKETS = (8, 16, 32, 64, 128)  # elements; the last one used is the model's own number
 TOKENS_AT_ONCE = 1 << 15  # slots in all copies of all genes of one call: bounds memory
@@ -127,17 +128,16 @@ def compiled(function, config: ExpressionConfig):
 
 
 def embed_with_tangents(
-    config: ExpressionConfig, variables: Variables, unknown: float, rows: packing.PackedRows
-) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
-    """Embeddings of rows of one width, and their tangents (see `Embedded`)."""
+    config: ExpressionConfig, variables: Variables, unknown: float, laid: Tracks, placed: Placed
+) -> tuple[Float[Array, "M D"], Float[Array, "M D"]]:
+    """Embeddings of sequences on tracks, and their tangents (see `Embedded`)."""
     module = functional.bind(config, variables)
     dtype = module.head.output.kernel.dtype
-    own = packing.expand(rows, unknown=unknown, dtype=dtype)
-    nothing = Background(jnp.zeros((1, config.window_bp, 4), dtype), jnp.zeros((), dtype))
+    bases = tracks.expand(laid, placed, unknown=unknown, dtype=dtype)
 
     def scaled(factor):
-        groups = groups_of([own._replace(x=own.x * factor)], config.window_bp)
-        return module.embed(groups, nothing, train=False)[0]
+        own = bases._replace(x=bases.x * factor)
+        return packing.embed_bases(module, own, laid, unknown=unknown)
 
     one = jnp.ones((), dtype)
     return jax.jvp(scaled, (one,), (one,))
@@ -220,25 +220,20 @@ def _with_tangents(model: Model, codes, positions: int) -> tuple[np.ndarray, np.
     variables = jax.device_put(model.variables)
     step = _tangent_step(config, model.info.unknown_base)
     found = np.zeros((2, len(codes), config.embedding), np.float32)
-    for batch in batches.row_batches(
-        np.array([len(one) for one in codes], np.int64),
-        window_bp=config.window_bp,
-        stride=config.encoder.stride,
-        margin_bp=config.encoder.reach_bp,
-        positions=positions,
-        compile_cost=distinct.COMPILE_BASES,
-    ):
+    geometry = Geometry(**config.geometry())
+    lengths = np.array([len(one) for one in codes], np.int64)
+    for batch in layouts.track_batches(lengths, geometry=geometry, positions=positions):
         chosen = [codes[i] for i in batch.members]
-        rows = batches.pack_rows(chosen, config.window_bp, batch.width, batch.capacity)
-        answers = jax.device_get(step(variables, packing.PackedRows(**rows)))
-        for into, answer in zip(found, answers, strict=True):
+        answers = step(variables, batches.pack_tracks(geometry, chosen, batch.layout, batch.dealt))
+        for into, answer in zip(found, jax.device_get(answers), strict=True):
             into[batch.members] = answer[: len(chosen)]
     return found[0], found[1]
 
 
 @functools.lru_cache(maxsize=8)
 def _tangent_step(config: ExpressionConfig, unknown: float):
-    def step(variables, rows):
-        return embed_with_tangents(config, variables, unknown, rows)
+    def step(variables, packed):
+        laid, placed = Tracks(**packed["tracks"]), Placed(**packed["placed"])
+        return embed_with_tangents(config, variables, unknown, laid, placed)
 
     return jax.jit(step)

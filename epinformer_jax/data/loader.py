@@ -17,7 +17,8 @@ from jaxtyping import Float, Int, UInt8
 
 from epinformer_jax.data import features as features_lib
 from epinformer_jax.data import sequence
-from epinformer_jax.data.batches import Batch, Plan, Sequences, make_plan, pack_genes, pack_windows
+from epinformer_jax.data.batches import Batch, Sequences, pack_genes, pack_windows
+from epinformer_jax.data.layouts import Geometry, Plan, make_plan
 from epinformer_jax.data.records import GeneExample, Manifest, WindowExample, read_dataset
 
 Control = Literal["none", "scrambled_sequence", "permuted_labels"]
@@ -55,21 +56,17 @@ class GeneSet:
     def plan(
         self,
         *,
+        geometry: Geometry,
         batch_size: int,
         slots: int,
-        window_bp: int,
-        stride: int,
-        margin_bp: int,
         layouts: int,
     ) -> Plan:
         """Batch layouts for this set."""
         return make_plan(
             [gene.lengths for gene in self.sequences],
+            geometry=geometry,
             batch_size=batch_size,
             slots=slots,
-            window_bp=window_bp,
-            stride=stride,
-            margin_bp=margin_bp,
             layouts=layouts,
         )
 

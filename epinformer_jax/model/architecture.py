@@ -34,6 +34,20 @@ class EncoderConfig:
         """
         return self.stem_width // 2 + self.stride - 1
 
+    @property
+    def edge_bp(self) -> int:
+        """Bases at either end of a row of all-zero DNA whose answer is not that of the middle, and
+        the next position: a multiple of the stride.
+        """
+        return -(-(self.reach_bp + self.stride) // self.stride) * self.stride
+
+    @property
+    def gap_bp(self) -> int:
+        """Bases between two windows on a track, so that no position of the first block sees both: a
+        multiple of the stride.
+        """
+        return -(-(self.stem_width + 2) // self.stride) * self.stride
+
 
 @dataclasses.dataclass(frozen=True)
 class ActivityConfig:
@@ -113,6 +127,18 @@ class ExpressionConfig:
     def summary_length(self) -> int:
         """Positions left after the dilated convolutions."""
         return self.tower_length - 2 * sum(self.summary_dilations)
+
+    def geometry(self, shift_bp: int = 0) -> dict[str, int]:
+        """What laying sequences out has to know (fields of data.layouts.Geometry), where they move
+        by up to `shift_bp` bases.
+        """
+        return {
+            "window_bp": self.window_bp,
+            "stride": self.encoder.stride,
+            "margin_bp": self.encoder.reach_bp + shift_bp,
+            "gap_bp": self.encoder.gap_bp,
+            "reach": 2 * sum(self.summary_dilations),
+        }
 
     def __post_init__(self):
         if self.window_bp % self.encoder.stride:

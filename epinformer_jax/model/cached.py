@@ -2,33 +2,33 @@
 
 A frozen encoder answers a sequence alike in every step, so its output (the *tower*) is computed
 once for each distinct sequence, over the sequence's own window, and kept. The rest of the model
-sees the same rows and background as in model/packing.py: same losses, gradients and statistics.
+sees the same places and background as in model/packing.py: same losses, gradients and statistics.
 The host side is train/encoder_cache.py; nothing is imported from there.
 """
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from epinformer_jax.model.encoder import Background, Group, groups_of
-from epinformer_jax.model.epinformer import Expression
-from epinformer_jax.model.packing import PackedRows, expand, flipped
+from epinformer_jax.model import packing, tracks
+from epinformer_jax.model.epinformer import Behind, Expression
+from epinformer_jax.model.tracks import Placed, Tracks
 
 
-class CachedRows(NamedTuple):
-    """Towers of one window width.
+class Towers(NamedTuple):
+    """The encoder's output in its places (see tracks.Tracks), background included.
 
     Attributes:
-      tower: the encoder's output over each row's window.
-      other_strand: the same for the reverse complement; None where one strand is enough.
-      weight: 1 for a real row, 0 for filler.
+      tower: the output.
+      other_strand: the same for the reverse complements; None where one strand is enough.
+      row, position: of each place, whose it is and for which position of the row it stands.
     """
 
-    tower: Float[Array, "N W C"]
-    other_strand: Float[Array, "N W C"] | None
-    weight: Float[Array, "N"]
+    tower: Float[Array, "N P C"]
+    other_strand: Float[Array, "N P C"] | None
+    row: Int[Array, "N P"]
+    position: Int[Array, "N P"]
 
 
 class CachedGenes(NamedTuple):
@@ -36,10 +36,16 @@ class CachedGenes(NamedTuple):
 
     Attributes:
       background: the encoder's output for all-zero DNA, over the full window.
+      first, last, start, row_weight: of each sequence (fields of tracks.Placed); `start` tells how
+        wide its window was, and is not read here.
     """
 
-    rows: tuple[CachedRows, ...]
+    towers: Towers
     background: Float[Array, "L C"]
+    first: Int[Array, "M"]
+    last: Int[Array, "M"]
+    start: Int[Array, "M"]
+    row_weight: Float[Array, "M"]
     row_of_slot: Int[Array, "B S"]
     mask: Bool[Array, "B S"]
     empty_rows: Float[Array, ""]
@@ -50,19 +56,15 @@ class CachedGenes(NamedTuple):
 
 
 def towers(
-    model: Expression, rows: PackedRows, *, unknown: float, other_strand: bool
-) -> tuple[Float[Array, "N W C"], Float[Array, "L C"]]:
-    """What leaves the encoder in evaluation mode over the rows' window, and for all-zero DNA."""
+    model: Expression, laid: Tracks, placed: Placed, *, unknown: float, other_strand: bool
+) -> tuple[Float[Array, "N Q C"], Float[Array, "L C"]]:
+    """What leaves the encoder in evaluation mode over tracks, and for all-zero DNA."""
     dtype = model.head.output.kernel.dtype
-    window = model.config.window_bp
-    bases = expand(rows, unknown=unknown, dtype=dtype)
+    bases = tracks.expand(laid, placed, unknown=unknown, dtype=dtype)
     if other_strand:
-        bases = flipped(bases, jnp.ones(bases.offset.shape, bool))
-    background = Background(jnp.zeros((1, window, 4), dtype), jnp.zeros((), dtype))
-    (group,), background = model.encoder(
-        groups_of([bases], window), background, train=False, dtype=model.config.compute_dtype
-    )
-    return group.x, background.x[0]
+        bases = tracks.other_strand(bases)
+    x, background = packing.tower(model, bases, jnp.zeros((), dtype), unknown=unknown)
+    return x, background.x[0]
 
 
 def express(
@@ -76,33 +78,30 @@ def express(
 ) -> tuple[Float[Array, "B"], Float[Array, "B K S"]]:
     """Expression and attention; equal to packing.express with a frozen encoder on the same genes.
 
-    With `key` and `flip` each row stands on a strand drawn for it.
+    With `key` and `flip` each sequence stands on a strand drawn for it.
     """
     dtype = model.head.output.kernel.dtype
-    length = batch.background.shape[0]
-    keys = [None] * len(batch.rows)
+    given = batch.towers
+    x = given.other_strand if other_strand else given.tower
     if flip and key is not None:
-        keys = jax.random.split(key, len(batch.rows))
-    groups = []
-    for rows, row_key in zip(batch.rows, keys, strict=True):
-        x = _on_strand(rows, row_key, other_strand).astype(dtype)
-        count, width = x.shape[:2]
-        nothing = jnp.zeros(count, jnp.int32)  # offsets in bases, which the encoder alone reads
-        start = (length - width) // 2
-        weight = rows.weight.astype(dtype)
-        groups.append(Group(x, start, model.config.encoder.stride, weight, nothing, nothing))
-    background = Background(batch.background[None].astype(dtype), batch.empty_rows.astype(dtype))
-    parts = model.summarise(groups, background, train=train)
+        turned = tracks.drawn_strands(key, batch.first.shape[0])
+        turned = jnp.append(turned, False)[given.row]  # what is nobody's is all-zero DNA
+        x = jnp.where(turned[..., None], given.other_strand, given.tower)
+    background = batch.background[None].astype(dtype)
+    behind = Behind(
+        x.astype(dtype),
+        batch.row_weight.astype(dtype),
+        given.row,
+        given.position,
+        batch.first,
+        batch.last,
+    )
+    embeddings = model.summarise(behind, background, batch.empty_rows.astype(dtype), train=train)[
+        batch.row_of_slot
+    ]
     return model.interact(
-        jnp.concatenate(parts)[batch.row_of_slot],
+        embeddings,
         batch.mask,
         batch.link_features.astype(dtype),
         batch.gene_features.astype(dtype),
     )
-
-
-def _on_strand(rows: CachedRows, key, other_strand: bool) -> Float[Array, "N W C"]:
-    if key is not None:
-        flip = jax.random.bernoulli(key, shape=rows.weight.shape)
-        return jnp.where(flip[:, None, None], rows.other_strand, rows.tower)
-    return rows.other_strand if other_strand else rows.tower

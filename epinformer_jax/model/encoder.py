@@ -1,61 +1,52 @@
-"""The shared convolutional encoder (spec 1.1), over one or several groups of rows at once.
+"""The shared convolutional encoder (spec 1.1), over rows or tracks of sequences.
 
-A `Rows` group holds sequences that share one window width. A window narrower than the model's is
-the middle of a longer row whose flanks are all-zero DNA; what the network answers there is the
-answer to an all-zero row, the *background*. So the
-flanks are never computed: the background is computed once, its values stand in at a window's edges,
-and it is counted in batch statistics as often as the dense computation would meet it. The dense
-computation is one group of full width without
-background: the same code.
+In a dense computation a row is one sequence at the model's full window, its flanks all-zero DNA. On
+a *track* windows of many sequences stand one behind another, each cropped to what its sequence can
+change. What the network answers elsewhere is its answer to an all-zero row, the *background*: it is
+computed once, its values stand in the gaps between windows, and it is counted in batch statistics
+as often as the dense computation would meet it. So both give the same numbers, by the same code.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from epinformer_jax.model import layers
 from epinformer_jax.model.architecture import EncoderConfig
 
+WINDOW, BACKGROUND, NOTHING = 0, 1, 2  # kinds of blocks
 
-class Rows(NamedTuple):
-    """Sequences of one window width.
+
+class Track(NamedTuple):
+    """Rows or tracks inside the network; a block is one or more positions.
 
     Attributes:
-      x: bases as soft one-hot; all-zero outside the element.
-      weight: how often a row counts in batch statistics (0 for filler).
-      offset: first base of the element inside the window; only read for `real` statistics.
-      length: bases of the element; only read for `real` statistics.
-    """
-
-    x: Float[Array, "N W A"]
-    weight: Float[Array, "N"]
-    offset: Int[Array, "N"]
-    length: Int[Array, "N"]
-
-
-class Group(NamedTuple):
-    """Rows inside the network: [start, start + W) of rows of full length, in positions that hold
-    `bases` bases each.
-
-    `row_weight`, `offset` and `length` are those of `Rows`: offset and length stay in bases,
-    counted from the window.
+      x: values; bases as soft one-hot before the first layer.
+      held: bases that belong to a sequence; only read for `real` statistics.
+      weight: how often the positions of a block count in batch statistics, 0 outside of windows.
+      kind: of each block: part of a window, or a gap of all-zero DNA's answer (BACKGROUND), or of
+        zeros, as past the ends of the model's window (NOTHING). None: rows without gaps.
     """
 
     x: Float[Array, "N W C"]
-    start: int
-    bases: int
-    row_weight: Float[Array, "N"]
-    offset: Int[Array, "N"]
-    length: Int[Array, "N"]
+    held: Bool[Array, "N L"]
+    weight: Float[Array, "N Q"]
+    kind: Int[Array, "N Q"] | None = None
 
 
 class Background(NamedTuple):
-    """The answer to one all-zero row of full length, and how many empty rows it stands for."""
+    """The answer to one all-zero row of full length.
+
+    Attributes:
+      x: values.
+      copies: how often the positions of each block count in batch statistics: empty rows, and the
+        flanks of windows.
+    """
 
     x: Float[Array, "1 L C"]
-    count: Float[Array, ""]
+    copies: Float[Array, "_"]
 
 
 class Block(nnx.Module):
@@ -101,142 +92,144 @@ class Encoder(nnx.Module):
 
     def __call__(
         self,
-        groups: list[Group],
+        track: Track,
         background: Background | None,
         *,
         train: bool,
         statistics: str = "padded",
         dtype: str = "float32",
-    ) -> tuple[list[Group], Background | None]:
-        """Runs all groups through all blocks; with `train` BatchNorm uses and updates batch
-        statistics.
+    ) -> tuple[Track, Background | None]:
+        """Runs all blocks; with `train` BatchNorm uses and updates batch statistics. A track with
+        gaps needs its background.
         """
-        groups, background = self.first_convolution(groups, background, dtype=dtype)
-        return self.from_first_convolution(
-            groups, background, train=train, statistics=statistics, dtype=dtype
+        track, background = self.first_convolution(track, background, dtype=dtype)
+        return self.from_convolution(
+            0, track, background, train=train, statistics=statistics, dtype=dtype
         )
 
     def first_convolution(
-        self, groups: list[Group], background: Background | None, *, dtype: str
-    ) -> tuple[list[Group], Background | None]:
+        self, track: Track, background: Background | None, *, dtype: str
+    ) -> tuple[Track, Background | None]:
         """From bases to the first block's convolution (model/kmer_training.py has the same by
         tables).
         """
-        groups = [g._replace(x=layers.elu(self.stem(g.x, same=True, dtype=dtype))) for g in groups]
+        track = track._replace(x=layers.elu(self.stem(track.x, same=True, dtype=dtype)))
         if background is not None:
-            background = background._replace(
-                x=layers.elu(self.stem(background.x, same=True, dtype=dtype))
-            )
-        return _convolved(self.blocks[0].conv, groups, background, dtype)
+            x = layers.elu(self.stem(background.x, same=True, dtype=dtype))
+            background = background._replace(x=x)
+        return _convolved(self.blocks[0].conv, track, background, dtype)
 
-    def from_first_convolution(
+    def from_convolution(
         self,
-        groups: list[Group],
+        index: int,
+        track: Track,
         background: Background | None,
         *,
         train: bool,
         statistics: str = "padded",
         dtype: str = "float32",
-    ) -> tuple[list[Group], Background | None]:
-        """The rest of the encoder behind `first_convolution`."""
-        groups, background = _finished(
-            self.blocks[0], groups, background, train=train, statistics=statistics, dtype=dtype
-        )
-        return self.from_first_block(
-            groups, background, train=train, statistics=statistics, dtype=dtype
-        )
+    ) -> tuple[Track, Background | None]:
+        """The rest of the encoder behind the convolution of block `index`."""
+        how = {"train": train, "statistics": statistics, "dtype": dtype}
+        track, background = _finished(self.blocks[index], track, background, **how)
+        return self.from_block(index + 1, track, background, **how)
 
-    def from_first_block(
+    def from_block(
         self,
-        groups: list[Group],
+        index: int,
+        track: Track,
         background: Background | None,
         *,
         train: bool,
         statistics: str = "padded",
         dtype: str = "float32",
-    ) -> tuple[list[Group], Background | None]:
-        """The rest of the encoder behind its first block (model/kmers.py has that as a table)."""
-        for block in self.blocks[1:]:
-            groups, background = _convolved(block.conv, groups, background, dtype)
-            groups, background = _finished(
-                block, groups, background, train=train, statistics=statistics, dtype=dtype
+    ) -> tuple[Track, Background | None]:
+        """The rest of the encoder from block `index` on."""
+        for block in self.blocks[index:]:
+            track, background = _convolved(block.conv, track, background, dtype)
+            track, background = _finished(
+                block, track, background, train=train, statistics=statistics, dtype=dtype
             )
-        return groups, background
+        return track, background
 
 
-def groups_of(rows: list[Rows], window_bp: int) -> list[Group]:
-    """Places each group's window in the middle of a row of `window_bp` bases."""
-    return [
-        Group(r.x, (window_bp - r.x.shape[1]) // 2, 1, r.weight, r.offset, r.length) for r in rows
-    ]
+def full_rows(
+    x: Float[Array, "N L A"],
+    *,
+    held: Bool[Array, "N L"] | None = None,
+    weight: Float[Array, "N"] | None = None,
+) -> Track:
+    """Rows of the model's full window; unless said, all bases are held and each row counts once."""
+    count = x.shape[0]
+    held = jnp.ones(x.shape[:2], bool) if held is None else held
+    weight = jnp.ones(count, x.dtype) if weight is None else weight
+    return Track(x, held, weight[:, None])
 
 
-def other_strand(group: Group) -> Group:
-    """The reverse complements of rows of bases at full width (channels are A, C, G, T, so both axes
-    turn around).
-    """
-    width = group.x.shape[1]
-    return group._replace(x=group.x[:, ::-1, ::-1], offset=width - group.offset - group.length)
-
-
-def weighted_parts(groups, background, statistics: str) -> list[layers.WeightedPart]:
+def weighted_parts(
+    track: Track, background: Background | None, statistics: str
+) -> list[layers.WeightedPart]:
     """What BatchNorm counts at one layer.
 
-    `padded`: every position of every row, each window's flanks and the empty rows as copies of the
-    background.
-    `real`: only positions that see at least one base of an element.
+    `padded`: every position of every window, and of the background as often as it stands for one.
+    `real`: only positions that see at least one base of a sequence.
     """
+    width = track.x.shape[1]
+    weight = _by_position(track.weight, width)
     if statistics == "real":
-        return [(g.x, _real_positions(g)) for g in groups]
-    parts = [(g.x, g.row_weight[:, None]) for g in groups]
+        held = track.held.reshape(track.held.shape[0], width, -1).any(axis=-1)
+        return [(track.x, weight * held)]
+    parts = [(track.x, weight)]
     if background is not None:
-        length = background.x.shape[1]
-        copies = jnp.full((length,), background.count)
-        for g in groups:
-            inside = (jnp.arange(length) >= g.start) & (jnp.arange(length) < g.start + g.x.shape[1])
-            copies = copies + jnp.sum(g.row_weight) * jnp.where(inside, 0.0, 1.0)
-        parts.append((background.x, copies[None]))
+        copies = _by_position(background.copies[None], background.x.shape[1])
+        parts.append((background.x, copies))
     return parts
 
 
-def _real_positions(group: Group) -> Float[Array, "N W"]:
-    first = jnp.arange(group.x.shape[1])[None] * group.bases
-    end = (group.offset + group.length)[:, None]
-    holds_base = (first < end) & (first + group.bases > group.offset[:, None])
-    return group.row_weight[:, None] * holds_base
+def with_gaps(
+    x: Float[Array, "N W C"], kind: Int[Array, "N Q"] | None, background: Background | None
+) -> Float[Array, "N W C"]:
+    """Values of a track with those of its gaps put in place.
+
+    A gap is next to windows that begin and end where all-zero DNA answers alike everywhere, so the
+    middle of the background speaks for all of them.
+    """
+    if kind is None:
+        return x
+    kind = _by_position(kind, x.shape[1])[..., None]
+    middle = background.x[0, background.x.shape[1] // 2]
+    return jnp.where(kind == WINDOW, x, jnp.where(kind == BACKGROUND, middle[None, None], 0))
 
 
-def _convolved(conv, groups, background: Background | None, dtype: str):
-    """One convolution of all groups and of the background."""
-    groups = [_convolve(conv, g, background, dtype) for g in groups]
+def _convolved(conv, track: Track, background: Background | None, dtype: str):
+    """One convolution of the track and of the background."""
+    x = with_gaps(track.x, track.kind, background)
+    track = track._replace(x=conv(x, same=True, dtype=dtype))
     if background is not None:
         background = background._replace(x=conv(background.x, same=True, dtype=dtype))
-    return groups, background
+    return track, background
 
 
-def _finished(block: Block, groups, background, *, train: bool, statistics: str, dtype: str):
+def _finished(
+    block: Block,
+    track: Track,
+    background: Background | None,
+    *,
+    train: bool,
+    statistics: str,
+    dtype: str,
+) -> tuple[Track, Background | None]:
     """From a block's convolution to its output, with batch statistics of all parts in training."""
     if train:
-        factor, shift = block.norm.fit(weighted_parts(groups, background, statistics))
+        factor, shift = block.norm.fit(weighted_parts(track, background, statistics))
     else:
         factor, shift = block.norm.fixed()
-    groups = [
-        g._replace(x=block.finish(g.x, factor, shift, dtype), start=g.start // 2, bases=g.bases * 2)
-        for g in groups
-    ]
+    track = track._replace(x=block.finish(track.x, factor, shift, dtype))
     if background is not None:
         background = background._replace(x=block.finish(background.x, factor, shift, dtype))
-    return groups, background
+    return track, background
 
 
-def _convolve(conv, group: Group, background: Background | None, dtype: str) -> Group:
-    y = conv(group.x, same=True, dtype=dtype)
-    if background is not None and group.x.shape[1] < background.x.shape[1]:
-        # "same" saw zeros beyond the window; the true neighbours are the background's values there.
-        kernel = layers.cast(conv.kernel[...], dtype)
-        around = layers.cast(background.x[0], dtype)
-        precision = layers.precision_of(dtype)
-        left = jnp.matmul(around[group.start - 1], kernel[0], precision=precision)
-        right = jnp.matmul(around[group.start + group.x.shape[1]], kernel[2], precision=precision)
-        y = y.at[:, 0].add(left[None].astype(y.dtype)).at[:, -1].add(right[None].astype(y.dtype))
-    return group._replace(x=y)
+def _by_position(values: Float[Array, "N Q"] | Int[Array, "N Q"], count: int):
+    """What is said of blocks, said of each of their positions."""
+    return jnp.repeat(values, count // values.shape[1], axis=1)

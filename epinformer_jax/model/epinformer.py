@@ -1,19 +1,15 @@
 """The activity model and the expression model (spec 1.2, 1.4), built on the shared encoder."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from epinformer_jax.model import layers
 from epinformer_jax.model.architecture import ActivityConfig, ExpressionConfig
-from epinformer_jax.model.encoder import (
-    Background,
-    Encoder,
-    Group,
-    other_strand,
-    weighted_parts,
-)
+from epinformer_jax.model.encoder import Encoder, Track
 
 
 class Mixer(nnx.Module):
@@ -77,23 +73,45 @@ class Activity(nnx.Module):
             self.mixer = Mixer(config, rngs=rngs)
         self.head = ActivityHead(config, rngs=rngs)
 
-    def __call__(self, group: Group, *, train: bool, key=None) -> Float[Array, "N"]:
+    def __call__(self, rows: Track, *, train: bool, key=None) -> Float[Array, "N"]:
         """Predictions for rows of full width; `key` draws dropout, None switches it off."""
-        prediction = self._one_strand(group, train=train, key=key)
+        prediction = self._one_strand(rows, train=train, key=key)
         if self.config.strands == "forward" or train:
             return prediction
-        return (prediction + self._one_strand(other_strand(group), train=False, key=None)) / 2
+        # channels are A, C, G, T: both axes turn around
+        other = rows._replace(x=rows.x[:, ::-1, ::-1], held=rows.held[:, ::-1])
+        return (prediction + self._one_strand(other, train=False, key=None)) / 2
 
-    def _one_strand(self, group: Group, *, train: bool, key) -> Float[Array, "N"]:
-        config = self.config
+    def _one_strand(self, rows: Track, *, train: bool, key) -> Float[Array, "N"]:
+        config, weight = self.config, rows.weight[:, 0]
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
-        (group,), _ = self.encoder([group], None, train=train, dtype=config.compute_dtype)
-        x = group.x
+        rows, _ = self.encoder(rows, None, train=train, dtype=config.compute_dtype)
+        x = rows.x
         if config.mixer_channels:
-            x = self.mixer(x, group.row_weight, train=train, dtype=config.compute_dtype)
+            x = self.mixer(x, weight, train=train, dtype=config.compute_dtype)
         x = jnp.mean(x, axis=1) if config.pool == "mean" else x.reshape(x.shape[0], -1)
         x = layers.dropout(x, config.encoder_dropout, encoder_key)
-        return self.head(x, group.row_weight, train=train, key=head_key, dtype=config.compute_dtype)
+        return self.head(x, weight, train=train, key=head_key, dtype=config.compute_dtype)
+
+
+class Behind(NamedTuple):
+    """Rows behind the encoder, or tracks of *places* there, each of which stands for a position of
+    some row (data/batches.py).
+
+    Attributes:
+      x: the tower's output.
+      weight: how often each row counts in batch statistics.
+      row: whose place it is, M for nobody's; None: row m is row m, from its first position on.
+      position: which of the row's positions a place stands for.
+      first, last: the first position of each row that has a place, and one behind the last.
+    """
+
+    x: Float[Array, "N P C"]
+    weight: Float[Array, "M"]
+    row: Int[Array, "N P"] | None = None
+    position: Int[Array, "N P"] | None = None
+    first: Int[Array, "M"] | None = None
+    last: Int[Array, "M"] | None = None
 
 
 class Summary(nnx.Module):
@@ -121,61 +139,75 @@ class Summary(nnx.Module):
         self.pool = layers.Linear(config.summary_length, positions, rngs=rngs)
 
     def __call__(
-        self, groups: list[Group], background: Background | None, *, train: bool, dtype: str
-    ) -> list[Float[Array, "_N D"]]:
-        """Embeds the rows of each group; where no window reaches, the background stands in.
+        self,
+        behind: Behind,
+        background: Float[Array, "1 L C"] | None,
+        empty_rows: Float[Array, ""] | float = 0.0,
+        *,
+        train: bool,
+        dtype: str,
+    ) -> Float[Array, "M D"]:
+        """Embeds rows. Where they stand on tracks, the background is what they hold elsewhere.
 
-        In batch statistics every position counts with its row's weight, and the background as often
-        as `background.count` says.
+        In batch statistics a position counts with its row's weight, and the background's also for
+        `empty_rows`.
         """
+        x = behind.x
         for index in range(self.count):
             conv = getattr(self, f"conv_{index}")
-            groups = [_widened(conv, group, background, dtype) for group in groups]
+            x = conv(x, same=False, dtype=dtype)
             if background is not None:
-                x = conv(background.x, same=False, dtype=dtype)
-                background = background._replace(x=x)
+                background = conv(background, same=False, dtype=dtype)
             scaling = None
             if self.has_norm:
                 norm = getattr(self, f"norm_{index}")
-                parts = weighted_parts(groups, background, "padded") if train else []
+                parts = _parts(x, behind, background, empty_rows) if train else []
                 scaling = norm.fit(parts) if train else norm.fixed()
-            groups = [group._replace(x=_activated(group.x, scaling)) for group in groups]
+            x = _activated(x, scaling)
             if background is not None:
-                background = background._replace(x=_activated(background.x, scaling))
-        return [self._pooled(group, background, dtype) for group in groups]
+                background = _activated(background, scaling)
+        pooled = self._rows(x, dtype) if background is None else self._tracks(x, behind, background)
+        return layers.elu(pooled + self.pool.bias[...][None, None]).reshape(pooled.shape[0], -1)
 
-    def _pooled(self, group: Group, background: Background | None, dtype: str):
-        """The linear map over the length: the window's part for each row, the rest once."""
-        kernel, end = self.pool.kernel[...], group.start + group.x.shape[1]
-        x = _times(group.x, kernel[group.start : end], dtype)
-        if background is not None and group.x.shape[1] < kernel.shape[0]:
-            x = x + _times(background.x[:, : group.start], kernel[: group.start], dtype)
-            x = x + _times(background.x[:, end:], kernel[end:], dtype)
-        return layers.elu(x + self.pool.bias[...][None, None]).reshape(x.shape[0], -1)
+    def _rows(self, x: Float[Array, "N L F"], dtype: str) -> Float[Array, "N F P"]:
+        """The linear map over the length of whole rows."""
+        return _einsum("nlc,lp->ncp", x, self.pool.kernel[...], dtype)
+
+    def _tracks(self, x, behind: Behind, background) -> Float[Array, "M F P"]:
+        """The same of rows on tracks: each place's part, and the background's elsewhere."""
+        kernel, count = self.pool.kernel[...], behind.weight.shape[0]
+        width, length = x.shape[1], kernel.shape[0]
+        position = behind.position[:, :width]
+        is_own = behind.row[:, :width, None] == jnp.arange(count)[None, None]
+        is_own = (is_own & (position < length)[..., None]).astype(x.dtype)
+        factors = kernel[jnp.minimum(position, length - 1)]
+        exact = jax.lax.Precision.HIGHEST
+        parts = x[..., None] * factors[:, :, None]
+        inside = jnp.einsum("nwm,nwcp->mcp", is_own, parts, precision=exact)
+        elsewhere = _outside(behind, length).astype(x.dtype)
+        nothing = background[0][..., None] * kernel[:, None]
+        return inside + jnp.einsum("ml,lcp->mcp", elsewhere, nothing, precision=exact)
 
 
-def _widened(conv: layers.Conv, group: Group, background: Background | None, dtype: str) -> Group:
-    """A convolution without padding over a window and what it reaches of the background: all of the
-    row's outputs that see the window.
-    """
-    start, x = group.start, group.x
-    if background is not None:
-        # joined, not added to the output's edges: gradients of convolutions that are both padded
-        # and dilated are five times slower on XLA CPU
-        reach, end = conv.dilation * (conv.width - 1), start + x.shape[1]
-        around = jnp.broadcast_to(background.x, (x.shape[0], *background.x.shape[1:]))
-        start = max(start - reach, 0)
-        x = jnp.concatenate([around[:, start : group.start], x, around[:, end : end + reach]], 1)
-    return group._replace(x=conv(x, same=False, dtype=dtype), start=start)
+def _parts(x, behind: Behind, background, empty_rows) -> list[layers.WeightedPart]:
+    """What BatchNorm counts behind one convolution."""
+    if background is None:
+        return [(x, behind.weight[:, None])]
+    length, width = background.shape[1], x.shape[1]
+    weight = jnp.append(behind.weight, 0)[behind.row[:, :width]]
+    weight = jnp.where(behind.position[:, :width] < length, weight, 0)
+    copies = jnp.einsum("m,ml->l", behind.weight, _outside(behind, length).astype(weight.dtype))
+    return [(x, weight), (background, (copies + empty_rows)[None])]
+
+
+def _outside(behind: Behind, length: int) -> Bool[Array, "M L"]:
+    """Positions of each row that have no place."""
+    position = jnp.arange(length)[None]
+    return (position < behind.first[:, None]) | (position >= behind.last[:, None])
 
 
 def _activated(x, scaling):
     return layers.elu(x if scaling is None else layers.affine(x, *scaling))
-
-
-def _times(x: Float[Array, "N L C"], kernel: Float[Array, "L P"], dtype: str):
-    """Each channel's sum over positions, for each output: [N, C, P]."""
-    return _einsum("nlc,lp->ncp", x, kernel, dtype)
 
 
 class Fusion(nnx.Module):
@@ -288,39 +320,26 @@ class Expression(nnx.Module):
             setattr(self, f"interaction_{index}", StarLayer(config, rngs=rngs))
         self.head = Head(config, rngs=rngs)
 
-    def embed(
-        self,
-        groups: list[Group],
-        background: Background | None,
-        *,
-        train: bool,
-        train_encoder: bool = True,
-    ) -> list[Float[Array, "_N D"]]:
-        """One embedding a row, group by group; slots do not see each other here.
-
-        `train_encoder` False keeps the encoder's BatchNorm on its running statistics while the rest
-        trains.
-        """
-        config = self.config
-        groups, background = self.encoder(
-            groups,
-            background,
-            train=train and train_encoder,
-            statistics=config.statistics,
-            dtype=config.compute_dtype,
+    def embed(self, rows: Track, *, train: bool = False) -> Float[Array, "N D"]:
+        """One embedding a row of full width; rows do not see each other here."""
+        config, weight = self.config, rows.weight[:, 0]
+        rows, _ = self.encoder(
+            rows, None, train=train, statistics=config.statistics, dtype=config.compute_dtype
         )
-        return self.summarise(groups, background, train=train)
+        return self.summarise(Behind(rows.x, weight), None, train=train)
 
     def summarise(
-        self, groups: list[Group], background: Background | None, *, train: bool
-    ) -> list[Float[Array, "_N D"]]:
-        """From the tower's output to embeddings; the background stands for the empty rows in batch
-        statistics.
-        """
+        self,
+        behind: Behind,
+        background: Float[Array, "1 L C"] | None,
+        empty_rows: Float[Array, ""] | float = 0.0,
+        *,
+        train: bool,
+    ) -> Float[Array, "M D"]:
+        """From the tower's output to embeddings; `empty_rows` count in padded batch statistics."""
         config = self.config
-        if background is not None and config.statistics != "padded":
-            background = background._replace(count=jnp.zeros_like(background.count))
-        return self.summary(groups, background, train=train, dtype=config.compute_dtype)
+        empty = empty_rows if config.statistics == "padded" else 0.0
+        return self.summary(behind, background, empty, train=train, dtype=config.compute_dtype)
 
     def interact(
         self,

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from epinformer_jax.model.architecture import ActivityConfig, ExpressionConfig, ModelConfig
-from epinformer_jax.model.encoder import Group
+from epinformer_jax.model.encoder import Track, full_rows
 from epinformer_jax.model.epinformer import Activity, Expression, build
 
 Tree = dict[str, Any]
@@ -74,8 +74,7 @@ def encode(
     is False it counts as all-zero padding. An unknown base is whatever `bases` says (0.25 in each
     channel for the published weights).
     """
-    module = bind(config, variables)
-    return module.embed([_group(bases, valid)], None, train=False)[0]
+    return bind(config, variables).embed(_rows(bases, valid))
 
 
 def interact(
@@ -124,7 +123,7 @@ def activity(
     """log activity of sequences at the model's window (256 bp published), in the units the model
     was trained on.
     """
-    return bind(config, variables)(_group(bases, valid), train=False)
+    return bind(config, variables)(_rows(bases, valid), train=False)
 
 
 def transplant_encoder(source: Variables, target: Variables) -> Variables:
@@ -153,8 +152,5 @@ def _skeleton(config):
     return nnx.split(module, nnx.Param, nnx.BatchStat)
 
 
-def _group(bases, valid) -> Group:
-    rows, length = valid.shape
-    nothing = jnp.zeros(rows, jnp.int32)
-    masked = bases * valid[..., None].astype(bases.dtype)
-    return Group(masked, 0, 1, jnp.ones(rows, bases.dtype), nothing, nothing + length)
+def _rows(bases, valid) -> Track:
+    return full_rows(bases * valid[..., None].astype(bases.dtype), held=valid)

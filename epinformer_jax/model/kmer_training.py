@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from epinformer_jax.model import kmers, layers
 from epinformer_jax.model.architecture import EncoderConfig
-from epinformer_jax.model.encoder import Background, Encoder, Group, Rows
+from epinformer_jax.model.encoder import Background, Encoder, Track
 from epinformer_jax.model.kmers import DIGITS, TAPS
+from epinformer_jax.model.tracks import Bases
 
 BACKWARD = 2  # gradients cost twice the forward pass
 # Measured on two cores (AVX-512): multiplications a nanosecond, and what a position costs for each
@@ -27,49 +28,34 @@ NS_PER_CHANNEL = 2.4
 
 def first_convolution(
     encoder: Encoder,
-    rows: list[Rows],
-    empty_rows: Float[Array, ""],
+    bases: Bases,
+    track: Track,
+    background: Background,
     *,
-    window_bp: int,
     unknown: float,
     unknown_kmers: int,
     dtype: str,
-) -> tuple[list[Group], Background]:
-    """What `Encoder.first_convolution` answers to these rows and to all-zero DNA.
+) -> tuple[Track, Background]:
+    """What `Encoder.first_convolution` answers to these tracks and to all-zero DNA.
 
-    `rows` have zeros at unknown bases (`packing.expand` with unknown=0). In each group at most
-    `unknown_kmers` windows of the stem within an element may hold an unknown base.
+    `bases` have zeros at unknown bases (`tracks.expand` with unknown=0). At most `unknown_kmers`
+    windows of the stem within a sequence may hold an unknown base.
     """
-    frame = kmers.stem_frame(encoder.config)
-    readings = [
-        # one position more on either side, for the convolution's outer taps
-        kmers.read(
-            r, frame, r.x.shape[1] + 2, first=-1, unknown=unknown, unknown_kmers=unknown_kmers
-        )
-        for r in rows
-    ]
-    windows = jnp.concatenate([reading.windows for reading in readings])
-    count = sum(len(r.x) for r in rows)
-    table = _table(encoder, windows, count, dtype)
+    frame, one = kmers.stem_frame(encoder.config), bases.end_to_end()
+    length, rows = one.x.shape[1], one.placed.begin.shape[0]
+    # one position more on either side, for the convolution's outer taps
+    reading = kmers.read(
+        one, frame, length + 2, first=-1, unknown=unknown, unknown_kmers=unknown_kmers
+    )
+    table = _table(encoder, reading.windows, rows + 1, dtype)
     plain = DIGITS**frame.width
-    nothing, outside = plain + len(windows), plain + len(windows) + count
-    indices, windows_before, rows_before = [], 0, 0
-    for reading, r in zip(readings, rows, strict=True):
-        own = len(reading.windows)
-        own_nothing = nothing + rows_before + jnp.arange(len(r.x))[:, None]
-        index = reading.index + windows_before * (reading.index >= plain)
-        index = jnp.where(reading.index == plain + own, own_nothing, index)
-        if r.x.shape[1] == window_bp:
-            index = index.at[:, 0].set(outside).at[:, -1].set(outside)
-        indices.append(index)
-        windows_before += own
-        rows_before += len(r.x)
-    answers = sum_of_taps(table, indices)
-    groups = [
-        Group(y, (window_bp - y.shape[1]) // 2, 1, r.weight, r.offset, r.length)
-        for y, r in zip(answers, rows, strict=True)
-    ]
-    return groups, Background(_background(encoder, window_bp, dtype), empty_rows)
+    nothing = plain + len(reading.windows)
+    row = jnp.pad(jnp.repeat(one.row_of_block[0], one.stride), 1, constant_values=rows + 1)
+    own = jnp.where(row > rows, nothing + rows + 1, nothing + row)  # behind the ends it is outside
+    index = jnp.where(reading.index[0] == nothing, own, reading.index[0])
+    x = sum_of_taps(table, index).reshape(*bases.x.shape[:2], -1)
+    nothing_at_all = background._replace(x=_background(encoder, background, dtype))
+    return track._replace(x=x), nothing_at_all
 
 
 def work_by_table(config: EncoderConfig, positions: int, unknown_kmers: int) -> float:
@@ -105,10 +91,10 @@ def _table(
     return _taps(encoder, jnp.concatenate(answers), dtype)
 
 
-def _background(encoder: Encoder, window_bp: int, dtype: str) -> Float[Array, "1 L C"]:
+def _background(encoder: Encoder, background: Background, dtype: str) -> Float[Array, "1 L C"]:
     """The first convolution of an all-zero row; its first and last position lack a tap."""
     first, second, third = _taps(encoder, encoder.stem.bias[...][None], dtype).reshape(TAPS, 1, -1)
-    inner = jnp.broadcast_to(first + second + third, (window_bp - 2, first.shape[1]))
+    inner = jnp.broadcast_to(first + second + third, (background.x.shape[1] - 2, first.shape[1]))
     return jnp.concatenate([second + third, inner, first + second])[None]
 
 
@@ -125,36 +111,30 @@ def _taps(encoder: Encoder, stem: Float[Array, "R C"], dtype: str) -> Float[Arra
 
 
 @jax.custom_vjp
-def sum_of_taps(
-    table: Float[Array, "R O"], indices: list[Int[Array, "_N _P"]]
-) -> list[Float[Array, "_N _Q C"]]:
+def sum_of_taps(table: Float[Array, "R O"], index: Int[Array, "P"]) -> Float[Array, "Q C"]:
     """For each run of three indices the first one's first tap, the second's second, the third's
-    third; of a row of P indices come Q = P - 2 sums.
+    third; of P indices come Q = P - 2 sums.
     """
     by_tap = table.reshape(table.shape[0] * TAPS, -1)
-    return [
-        sum(by_tap.at[own].get(mode="promise_in_bounds") for own in _tap_rows(index))
-        for index in indices
-    ]
+    return sum(by_tap.at[own].get(mode="promise_in_bounds") for own in _tap_rows(index))
 
 
-def _forward(table, indices):
-    return sum_of_taps(table, indices), (indices, jnp.zeros_like(table))
+def _forward(table, index):
+    return sum_of_taps(table, index), (index, jnp.zeros_like(table))
 
 
-def _backward(saved, gradients):
+def _backward(saved, gradient):
     # one buffer for all: what differentiating the lookups would give is one for each of them
-    indices, zeros = saved
+    index, zeros = saved
     total = zeros.reshape(zeros.shape[0] * TAPS, -1)
-    for index, gradient in zip(indices, gradients, strict=True):
-        for own in _tap_rows(index):
-            total = total.at[own].add(gradient, mode="promise_in_bounds")
-    return total.reshape(zeros.shape), [None] * len(indices)
+    for own in _tap_rows(index):
+        total = total.at[own].add(gradient, mode="promise_in_bounds")
+    return total.reshape(zeros.shape), None
 
 
 def _tap_rows(index):
-    count = index.shape[1] - TAPS + 1
-    return [TAPS * index[:, tap : tap + count] + tap for tap in range(TAPS)]
+    count = index.shape[0] - TAPS + 1
+    return [TAPS * index[tap : tap + count] + tap for tap in range(TAPS)]
 
 
 sum_of_taps.defvjp(_forward, _backward)

@@ -1,10 +1,8 @@
-"""Exact packing, device side: only real sequences, cropped to a few window widths, go through the
-encoder.
+"""Exact packing, device side: only real sequences, on tracks, go through the encoder.
 
-A packed batch carries nibbles (two bases a byte); they become one-hot here, inside jit. Empty slots
-are never encoded: their share in batch statistics is that of the background (model/encoder.py), so
-losses, gradients and running statistics equal the dense computation. The host side, which lays
-batches out, is data/batches.py; nothing is imported from there.
+A packed batch carries nibbles (two bases a byte); they become one-hot inside jit. Empty slots are
+never encoded: their share in batch statistics is that of the background (model/encoder.py), so
+losses, gradients and running statistics equal the dense computation.
 """
 
 from typing import NamedTuple
@@ -13,19 +11,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from epinformer_jax.model import kmer_training, kmers
-from epinformer_jax.model.encoder import Background, Rows, groups_of
+from epinformer_jax.model import kmer_training, kmers, tracks
+from epinformer_jax.model.encoder import Track, full_rows
 from epinformer_jax.model.epinformer import Activity, Expression
+from epinformer_jax.model.tracks import Bases, Placed, Tracks
 
 
 class PackedRows(NamedTuple):
-    """Sequences of one window width, two bases a byte (low nibble first; A=1 C=2 G=4 T=8, 0 unknown
-    or outside).
+    """Sequences in rows of full width, two bases a byte (low nibble first; A=1 C=2 G=4 T=8, 0
+    unknown or outside).
 
     Attributes:
       nibbles: bases of the window.
-      offset: first base of the element inside the window.
-      length: bases of the element; what lies outside [offset, offset + length) is padding.
+      offset: first base of the sequence inside the window.
+      length: bases of the sequence; what lies outside [offset, offset + length) is padding.
       weight: 1 for a real row, 0 for filler.
     """
 
@@ -39,15 +38,16 @@ class PackedGenes(NamedTuple):
     """One batch of genes.
 
     Attributes:
-      rows: one group for each window width, narrowest first.
-      row_of_slot: position of each slot's row when all groups' rows stand one after another.
+      tracks, placed: the sequences.
+      row_of_slot: which sequence each slot holds.
       mask: slots that hold a promoter or an element.
       empty_rows: slots of real genes that hold nothing (they count in padded batch statistics).
       link_features, gene_features, labels: model inputs and the target.
       weight: 1 for a real gene, 0 for filler.
     """
 
-    rows: tuple[PackedRows, ...]
+    tracks: Tracks
+    placed: Placed
     row_of_slot: Int[Array, "B S"]
     mask: Bool[Array, "B S"]
     empty_rows: Float[Array, ""]
@@ -64,157 +64,142 @@ class PackedWindows(NamedTuple):
     labels: Float[Array, "N"]
 
 
-def one_hot(rows: PackedRows, *, unknown: float, dtype=jnp.float32) -> Float[Array, "N W A"]:
-    """Expands nibbles; an unknown base inside the element gets `unknown` in each channel, padding
-    gets 0.
+def expand(rows: PackedRows, *, unknown: float, dtype=jnp.float32) -> Track:
+    """The rows the encoder takes; an unknown base inside the sequence gets `unknown` in each
+    channel, padding gets 0.
     """
-    codes = jnp.stack([rows.nibbles & 15, rows.nibbles >> 4], axis=-1)
-    codes = codes.reshape(rows.nibbles.shape[0], -1)
-    bits = (codes[..., None] >> jnp.arange(4, dtype=jnp.uint8)[None, None]) & 1
-    bases = bits.astype(dtype)
-    if not unknown:
-        return bases
+    codes = tracks.unpacked(rows.nibbles)
     position = jnp.arange(codes.shape[1])[None]
-    inside = (position >= rows.offset[:, None]) & (position < (rows.offset + rows.length)[:, None])
-    is_unknown = inside & (codes == 0)
-    return bases + jnp.where(is_unknown, jnp.asarray(unknown, dtype), 0)[..., None]
+    held = (position >= rows.offset[:, None]) & (position < (rows.offset + rows.length)[:, None])
+    bases = tracks.bits(codes, dtype)
+    is_unknown = held & (codes == 0)
+    bases = bases + jnp.where(is_unknown, jnp.asarray(unknown, dtype), 0)[..., None]
+    return full_rows(bases, held=held, weight=rows.weight.astype(dtype))
 
 
-def expand(rows: PackedRows, *, unknown: float, dtype=jnp.float32) -> Rows:
-    """The rows the encoder takes."""
-    bases = one_hot(rows, unknown=unknown, dtype=dtype)
-    return Rows(bases, rows.weight.astype(dtype), rows.offset, rows.length)
-
-
-def shifted(rows: Rows, by: Int[Array, "N"]) -> Rows:
+def shifted(rows: Track, by: Int[Array, "N"]) -> Track:
     """Rows moved `by` bases to the right; bases that leave the window are lost, padding enters on
     the other side.
     """
     width = rows.x.shape[1]
     source = jnp.arange(width)[None] - by[:, None]
     inside = (source >= 0) & (source < width)
-    moved = jnp.take_along_axis(rows.x, jnp.clip(source, 0, width - 1)[..., None], axis=1)
-    first = jnp.clip(rows.offset + by, 0, width)
-    end = jnp.clip(rows.offset + by + rows.length, 0, width)
-    return rows._replace(x=moved * inside[..., None], offset=first, length=end - first)
+    source = jnp.clip(source, 0, width - 1)
+    x = jnp.take_along_axis(rows.x, source[..., None], axis=1) * inside[..., None]
+    held = jnp.take_along_axis(rows.held, source, axis=1) & inside
+    return rows._replace(x=x, held=held)
 
 
-def flipped(rows: Rows, flip: Bool[Array, "N"]) -> Rows:
+def flipped(rows: Track, flip: Bool[Array, "N"]) -> Track:
     """The reverse complement of the rows where `flip` is true; the window stays centred."""
-    turned = jnp.where(flip[:, None, None], rows.x[:, ::-1, ::-1], rows.x)
-    offset = jnp.where(flip, rows.x.shape[1] - rows.offset - rows.length, rows.offset)
-    return rows._replace(x=turned, offset=offset)
+    x = jnp.where(flip[:, None, None], rows.x[:, ::-1, ::-1], rows.x)
+    return rows._replace(x=x, held=jnp.where(flip[:, None], rows.held[:, ::-1], rows.held))
 
 
-def augmented(rows: Rows, key, flip: bool, shift_bp: int) -> Rows:
-    """Rows on random strands and at random places, as far as asked for."""
-    flip_key, shift_key = jax.random.split(key)
-    if flip:
-        rows = flipped(rows, jax.random.bernoulli(flip_key, shape=rows.offset.shape))
-    if shift_bp:
-        by = jax.random.randint(shift_key, rows.offset.shape, -shift_bp, shift_bp + 1)
-        rows = shifted(rows, by)
-    return rows
-
-
-def embed_genes(
+def embed_tracks(
     model: Expression,
-    batch: PackedGenes,
+    laid: Tracks,
+    placed: Placed,
     *,
-    train: bool,
-    train_encoder: bool,
     unknown: float,
+    empty_rows: Float[Array, ""] | float = 0.0,
+    train: bool = False,
+    train_encoder: bool = True,
     key=None,
     flip: bool = False,
     shift_bp: int = 0,
     other_strand: bool = False,
     unknown_kmers: int | None = None,
     table: kmers.Table | kmers.Taps | None = None,
-) -> Float[Array, "B S D"]:
-    """Embeddings of all slots of a packed batch; empty slots repeat some row and must stay masked.
+) -> Float[Array, "M D"]:
+    """Embeddings of sequences on tracks; those of filler mean nothing.
 
     With `key`, for training: `flip` puts every sequence on a strand drawn anew, `shift_bp` moves it
-    by up to so many bases; windows must have been planned with that much more margin.
-    `other_strand` embeds the reverse complement of every sequence.
+    by up to so many bases; windows must have been laid out with that much more margin.
+    `other_strand` embeds the reverse complement of every sequence. `empty_rows` all-zero rows count
+    in padded batch statistics; `train_encoder` False keeps the encoder's on the running ones.
 
     Two ways around the first layers, equal in value: with `unknown_kmers` the first convolution is
     summed from tables made here (model/kmer_training.py); in evaluation, a `table` of these weights
     (model/kmers.py) answers for the first block, if every base of every sequence is known.
     """
-    config, dtype = model.config, model.head.output.kernel.dtype
+    dtype = model.head.output.kernel.dtype
     hard = unknown_kmers is not None or table is not None
-    rows = [expand(r, unknown=0.0 if hard else unknown, dtype=dtype) for r in batch.rows]
+    bases = tracks.expand(laid, placed, unknown=0.0 if hard else unknown, dtype=dtype)
     if other_strand:
-        rows = [flipped(r, jnp.ones(r.offset.shape, bool)) for r in rows]
+        bases = tracks.other_strand(bases)
     if key is not None:
-        keys = jax.random.split(key, len(rows))
-        rows = [augmented(r, k, flip, shift_bp) for r, k in zip(rows, keys, strict=True)]
-    empty_rows = batch.empty_rows.astype(dtype)
+        bases = tracks.augmented(bases, key, flip=flip, shift_bp=shift_bp)
+    return embed_bases(
+        model,
+        bases,
+        laid,
+        empty_rows=jnp.asarray(empty_rows, dtype),
+        unknown=unknown,
+        train=train,
+        train_encoder=train_encoder,
+        unknown_kmers=unknown_kmers,
+        table=table,
+    )
+
+
+def embed_bases(
+    model: Expression,
+    bases: Bases,
+    laid: Tracks,
+    *,
+    unknown: float,
+    empty_rows: Float[Array, ""] | float = 0.0,
+    train: bool = False,
+    train_encoder: bool = True,
+    **how,
+) -> Float[Array, "M D"]:
+    """`embed_tracks` from bases, which may be soft; of `laid` only the places are read."""
+    empty_rows = jnp.asarray(empty_rows, bases.x.dtype)
+    x, background = tower(
+        model, bases, empty_rows, unknown=unknown, train=train and train_encoder, **how
+    )
+    behind = tracks.behind(x, background, laid, bases.placed)
+    return model.summarise(behind, background.x, empty_rows, train=train)
+
+
+def tower(
+    model: Expression,
+    bases: Bases,
+    empty_rows: Float[Array, ""],
+    *,
+    unknown: float,
+    train: bool = False,
+    unknown_kmers: int | None = None,
+    table: kmers.Table | kmers.Taps | None = None,
+):
+    """What leaves the encoder over tracks [N, Q, C], and its background; see `embed_tracks`."""
+    config, encoder = model.config, model.encoder
+    track = tracks.track_of(bases)
+    background = tracks.background_of(bases, empty_rows, config.window_bp)
+    how = {
+        "train": train,
+        "statistics": config.statistics,
+        "dtype": config.compute_dtype,
+    }
     if table is not None:
-        groups, background = _tower_by_table(model, table, rows, empty_rows, unknown)
+        track, background = kmers.from_table(
+            encoder, table, bases, track, background, unknown=unknown, dtype=config.compute_dtype
+        )
     elif unknown_kmers is not None:
-        groups, background = kmer_training.first_convolution(
-            model.encoder,
-            rows,
-            empty_rows,
-            window_bp=config.window_bp,
+        track, background = kmer_training.first_convolution(
+            encoder,
+            bases,
+            track,
+            background,
             unknown=unknown,
             unknown_kmers=unknown_kmers,
             dtype=config.compute_dtype,
         )
-        groups, background = model.encoder.from_first_convolution(
-            groups,
-            background,
-            train=train and train_encoder,
-            statistics=config.statistics,
-            dtype=config.compute_dtype,
-        )
+        track, background = encoder.from_convolution(0, track, background, **how)
     else:
-        nothing = Background(jnp.zeros((1, config.window_bp, 4), dtype), empty_rows)
-        parts = model.embed(
-            groups_of(rows, config.window_bp), nothing, train=train, train_encoder=train_encoder
-        )
-        return jnp.concatenate(parts)[batch.row_of_slot]
-    return jnp.concatenate(model.summarise(groups, background, train=train))[batch.row_of_slot]
-
-
-def embed_rows(
-    model: Expression,
-    rows: PackedRows,
-    *,
-    unknown: float,
-    table: kmers.Table | kmers.Taps | None = None,
-) -> Float[Array, "N D"]:
-    """Embeddings of rows of one width, in evaluation mode.
-
-    With a `table` of the model's weights the first block is read from it; then every base inside
-    the sequences must be known.
-    """
-    config, dtype = model.config, model.head.output.kernel.dtype
-    bases = expand(rows, unknown=unknown if table is None else 0.0, dtype=dtype)
-    no_rows = jnp.zeros((), dtype)
-    if table is None:
-        nothing = Background(jnp.zeros((1, config.window_bp, 4), dtype), no_rows)
-        return model.embed(groups_of([bases], config.window_bp), nothing, train=False)[0]
-    groups, background = _tower_by_table(model, table, [bases], no_rows, unknown)
-    return model.summarise(groups, background, train=False)[0]
-
-
-def _tower_by_table(model: Expression, table, rows: list[Rows], empty_rows, unknown: float):
-    config = model.config
-    groups = [
-        kmers.first_block(
-            model.encoder,
-            table,
-            r,
-            window_bp=config.window_bp,
-            unknown=unknown,
-            dtype=config.compute_dtype,
-        )
-        for r in rows
-    ]
-    nothing = Background(table.nothing[None].astype(empty_rows.dtype), empty_rows)
-    return model.encoder.from_first_block(groups, nothing, train=False, dtype=config.compute_dtype)
+        track, background = encoder(track, background, **how)
+    return track.x, background
 
 
 def express(
@@ -222,29 +207,22 @@ def express(
     batch: PackedGenes,
     *,
     train: bool,
-    train_encoder: bool = True,
     unknown: float,
-    key=None,
-    flip: bool = False,
-    shift_bp: int = 0,
-    other_strand: bool = False,
-    unknown_kmers: int | None = None,
-    table: kmers.Table | kmers.Taps | None = None,
+    **options,
 ) -> tuple[Float[Array, "B"], Float[Array, "B K S"]]:
-    """Expression and attention of a packed batch; equal to the dense model on the same genes."""
-    embeddings = embed_genes(
+    """Expression and attention of a packed batch; equal to the dense model on the same genes.
+
+    `options` are those of `embed_tracks`. Empty slots repeat some row and are masked.
+    """
+    embeddings = embed_tracks(
         model,
-        batch,
+        batch.tracks,
+        batch.placed,
+        empty_rows=batch.empty_rows,
         train=train,
-        train_encoder=train_encoder,
         unknown=unknown,
-        key=key,
-        flip=flip,
-        shift_bp=shift_bp,
-        other_strand=other_strand,
-        unknown_kmers=unknown_kmers,
-        table=table,
-    )
+        **options,
+    )[batch.row_of_slot]
     dtype = embeddings.dtype
     return model.interact(
         embeddings,
@@ -272,11 +250,9 @@ def activate(
     rows = expand(batch.rows, unknown=unknown, dtype=model.head.output.kernel.dtype)
     if key is not None and flip:
         flip_key, key = jax.random.split(key)
-        rows = flipped(rows, jax.random.bernoulli(flip_key, shape=rows.offset.shape))
+        rows = flipped(rows, jax.random.bernoulli(flip_key, shape=rows.x.shape[:1]))
     if key is not None and shift_bp:
         shift_key, key = jax.random.split(key)
-        rows = shifted(
-            rows, jax.random.randint(shift_key, rows.offset.shape, -shift_bp, shift_bp + 1)
-        )
-    (group,) = groups_of([rows], model.config.window_bp)
-    return model(group, train=train, key=key)
+        by = jax.random.randint(shift_key, rows.x.shape[:1], -shift_bp, shift_bp + 1)
+        rows = shifted(rows, by)
+    return model(rows, train=train, key=key)

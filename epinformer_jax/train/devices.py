@@ -1,8 +1,8 @@
 """Where arrays live: meshes of devices, batches dealt over them, prefetch, the compilation cache.
 
-A mesh has one axis, `data`. Rows of a batch are dealt over it, everything else is on each device,
-so a result does not depend on the number of devices (beyond rounding). A mesh may span processes:
-each process then hands over its own rows of the same global batch.
+A mesh has one axis, `data`. Rows or tracks of a batch are dealt over it, everything else is on each
+device, so a result does not depend on the number of devices (beyond rounding). A mesh may span
+processes: each process then hands over its own rows of the same global batch.
 """
 
 import collections
@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from epinformer_jax.data.batches import Batch
 
 AXIS = "data"
+DEALT = ("rows", "tracks", "towers")  # parts of a batch
 AHEAD = 2  # batches on their way to the devices while a step runs
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
@@ -70,8 +71,8 @@ def put_replicated(tree: Any, mesh: Mesh | None = None) -> Any:
 
 
 def put_batch(batch: Batch, mesh: Mesh | None = None) -> Batch:
-    """Deals rows evenly over the devices of the mesh (default: all); what belongs to genes is on
-    every device.
+    """Deals rows or tracks evenly over the devices of the mesh (default: all); what belongs to
+    sequences and genes is on every device.
     """
     mesh = mesh or all_devices()
     whole, dealt = replicated(mesh), NamedSharding(mesh, PartitionSpec(AXIS))
@@ -81,7 +82,7 @@ def put_batch(batch: Batch, mesh: Mesh | None = None) -> Batch:
 
     return {
         key: jax.tree.map(put_rows, value)
-        if key == "rows"
+        if key in DEALT
         else jax.tree.map(lambda leaf: _put(leaf, whole), value)
         for key, value in batch.items()
     }

@@ -27,29 +27,19 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from epinformer_jax.data import atomic
-from epinformer_jax.data.batches import (
-    Batch,
-    Plan,
-    Sequences,
-    deal_rows,
-    make_plan,
-    pack_windows,
-)
+from epinformer_jax.data import atomic, batches, layouts
+from epinformer_jax.data.batches import Batch, Sequences
+from epinformer_jax.data.layouts import Plan
 from epinformer_jax.data.loader import Stream
 from epinformer_jax.model import architecture, cached, functional
 from epinformer_jax.model.functional import Variables
-from epinformer_jax.model.packing import PackedRows
+from epinformer_jax.model.tracks import Placed, Tracks
 from epinformer_jax.train import checkpoint, devices, tasks
 
 MANIFEST = atomic.MARKER
-FORMAT = 1
-POSITIONS_A_CALL = 2**16  # bases that go through the encoder at once while towers are made
-# Of batches behind the encoder: convolutions are small there, so more groups of rows cost more than
-# they save; more layouts do save.
-WIDTHS = 3
-LAYOUTS = 8
-ROWS_STEP = 8  # rows of a call are a multiple of this, to divide evenly over devices
+FORMAT = 2
+POSITIONS_A_CALL = 2**17  # bases that go through the encoder at once while towers are made
+LAYOUTS = 8  # of batches behind the encoder: those are quickly compiled
 
 
 class Distinct(NamedTuple):
@@ -103,25 +93,20 @@ class EncoderCache:
         self._mesh = mesh or devices.all_devices()
         self._distinct = distinct(sequences)
         self._lengths = np.array([len(codes) for codes in self._distinct.codes])
-        self._behind = make_plan(
+        self._behind = layouts.make_plan(
             [gene.lengths for gene in sequences],
+            geometry=plan.geometry,
             batch_size=plan.batch_size,
-            window_bp=plan.window_bp,
             slots=plan.slots,
-            stride=objective.model.encoder.stride,
-            margin_bp=plan.margin_bp,
             layouts=LAYOUTS,
-            most_widths=WIDTHS,
+            by="places",
         )
-        self._width = plan.width_of(self._lengths)
-        # row of a sequence in its width's file
-        self._place = np.zeros(len(self._lengths), np.int64)
-        for k in range(len(plan.widths)):
-            members = self._width == k
-            self._place[members] = np.arange(members.sum())
+        self._width = plan.geometry.widths(self._lengths)
+        # a file holds the background first, then each sequence's window
+        ends = plan.geometry.blocks + np.cumsum(self._width)
+        self._place, self._count = ends - self._width, int(ends[-1])
         self._strands = ("forward", "reverse") if objective.flip else ("forward",)
-        self._towers: dict[tuple[int, str], np.ndarray] | None = None
-        self._background: np.ndarray | None = None
+        self._towers: dict[str, np.ndarray] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -131,8 +116,7 @@ class EncoderCache:
     @property
     def size_bytes(self) -> int:
         """What the files take."""
-        shapes = [self._shape(k) for k in range(len(self._plan.widths))]
-        return sum(map(math.prod, shapes)) * len(self._strands) * self._dtype.itemsize
+        return math.prod(self._shape) * len(self._strands) * self._dtype.itemsize
 
     def open(self) -> None:
         """Maps the towers, which are made now unless an earlier start has left them.
@@ -150,11 +134,9 @@ class EncoderCache:
                 self._write(partial)
         else:
             logging.info("%s: the encoder's outputs are there already", folder)
-        names = self._files()
-        self._background = _from_bytes(np.load(folder / "background.npy"), self._dtype)
         self._towers = {
-            which: _map(folder / name, self._shape(which[0]), self._dtype)
-            for which, name in names.items()
+            strand: _map(folder / _file(strand), self._shape, self._dtype)
+            for strand in self._strands
         }
 
     def delete(self) -> None:
@@ -167,51 +149,29 @@ class EncoderCache:
         layout of its own.
         """
         index, first = self._distinct.index, self._distinct.first
-        of_gene = [index[first[gene] : first[gene + 1]] for gene in genes]
-        counts = [len(each) for each in of_gene]
-        sequences = np.concatenate(of_gene)
-        layout, row = deal_rows(self._behind, self._lengths[sequences])
-        held = np.full(sum(layout), -1)
-        held[row] = sequences
-        row_of_slot = np.zeros_like(batch["row_of_slot"])
-        slot = np.concatenate([np.arange(count) for count in counts])
-        row_of_slot[np.repeat(np.arange(len(counts)), counts), slot] = row
-        rows, groups = [], np.split(held, np.cumsum(layout)[:-1])
-        for width, own in zip(self._behind.widths, groups, strict=True):
-            gathered = [self._gather(own, width, strand) for strand in self._strands]
-            group = {
-                "tower": gathered[0],
-                "other_strand": gathered[1] if len(gathered) > 1 else None,
-                "weight": (own >= 0).astype(np.float32),
-            }
-            rows += [group] if len(own) else []
-        towers = {"rows": tuple(rows), "background": self._background}
-        return {**batch, **towers, "row_of_slot": row_of_slot}
-
-    def _gather(self, sequences, width: int, strand: str) -> Float[np.ndarray, "N W C"]:
-        """Towers in windows of `width` bases, between the background's values; background for
-        -1.
-        """
-        start, end = self._positions(width)
-        gathered = np.empty((len(sequences), end - start, self._background.shape[1]), self._dtype)
-        for row, sequence in enumerate(sequences):
-            if sequence < 0:
-                gathered[row] = self._background[start:end]
-                continue
-            kept = int(self._width[sequence])
-            tower = self._towers[kept, strand][self._place[sequence]]
-            first, last = self._positions(self._plan.widths[kept])
-            left, right = max(first, start), min(last, end)  # both windows hold the sequence
-            gathered[row, : left - start] = self._background[start:left]
-            gathered[row, left - start : right - start] = tower[left - first : right - first]
-            gathered[row, right - start :] = self._background[right:end]
-        return gathered
-
-    def _positions(self, width: int) -> tuple[int, int]:
-        """First and end of a window of so many bases, in positions behind the encoder."""
-        stride = self._objective.model.encoder.stride
-        start = (self._plan.window_bp - width) // 2 // stride
-        return start, start + width // stride
+        sequences = np.concatenate([index[first[gene] : first[gene + 1]] for gene in genes])
+        layout, members = self._behind.deal(self._lengths[sequences], by="places")
+        laid, rows = batches.lay_places(
+            self._plan.geometry, self._width[sequences], layout, members
+        )
+        # nobody's place is -1 in any window
+        place = np.append(self._place[sequences], 0)[np.minimum(laid["row"], len(sequences))]
+        source = np.where(laid["block"] >= 0, place + laid["block"], laid["position"])
+        towers = {strand: self._towers[strand][source] for strand in self._strands}
+        geometry, room = self._plan.geometry, layout.rows - len(sequences)
+        rows["start"] = (geometry.blocks - self._width[sequences]) // 2 * geometry.stride
+        return {
+            **{name: value for name, value in batch.items() if name not in ("tracks", "placed")},
+            "towers": {
+                "tower": towers["forward"],
+                "other_strand": towers.get("reverse"),
+                "row": laid["row"],
+                "position": laid["position"],
+            },
+            "background": self._towers["forward"][: geometry.blocks],
+            **{name: np.pad(values.astype(np.int32), (0, room)) for name, values in rows.items()},
+            "row_weight": np.pad(np.ones(len(sequences), np.float32), (0, room)),
+        }
 
     def _key(self) -> str:
         objective = self._objective
@@ -226,25 +186,16 @@ class EncoderCache:
             "weights": {path: _digest(leaf) for path, leaf in sorted(encoder.items())},
             "sequences": sequences.hexdigest(),
             "model": architecture.to_dict(objective.model),
-            "widths": list(self._plan.widths),
+            "geometry": dataclasses.asdict(self._plan.geometry),
             "unknown_base": objective.unknown_base,
             "dtype": self._dtype.name,
             "strands": list(self._strands),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
-    def _files(self) -> dict[tuple[int, str], str]:
-        return {
-            (k, strand): f"width_{width}_{strand}.bin"
-            for k, width in enumerate(self._plan.widths)
-            for strand in self._strands
-            if self._shape(k)[0]
-        }
-
-    def _shape(self, k: int) -> tuple[int, int, int]:
-        encoder = self._objective.model.encoder
-        rows = int((self._width == k).sum())
-        return rows, self._plan.widths[k] // encoder.stride, encoder.channels[-1]
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self._count, self._objective.model.encoder.channels[-1]
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether all files are there with the bytes that were written."""
@@ -262,31 +213,35 @@ class EncoderCache:
         variables = devices.put_replicated(self._variables, self._mesh)
         total = len(self._distinct.codes) * len(self._strands)
         with tqdm(total=total, desc="encoder, once", unit="seq", dynamic_ncols=True) as bar:
-            for (k, strand), name in self._files().items():
-                with open(folder / name, "wb") as file:
-                    for batch, real in self._calls(k):
-                        rows = devices.put_batch({"rows": batch}, self._mesh)["rows"]
-                        tower, background = encode(variables, rows, strand == "reverse")
-                        tower = np.asarray(tower[:real].astype(self._dtype))
-                        file.write(np.ascontiguousarray(tower).tobytes())
-                        bar.update(real)
-        background = np.asarray(background.astype(self._dtype))
-        np.save(folder / "background.npy", _as_bytes(background))
-        names = [*self._files().values(), "background.npy"]
-        stated = {name: _digest_of_file(folder / name) for name in names}
+            for strand in self._strands:
+                towers = _map(folder / _file(strand), self._shape, self._dtype, mode="w+")
+                for members, batch in self._calls():
+                    put = devices.put_batch(batch, self._mesh)
+                    found, background = encode(variables, put, strand == "reverse")
+                    found = np.asarray(found.astype(self._dtype))
+                    towers[: len(background)] = np.asarray(background.astype(self._dtype))
+                    widths, placed = self._width[members], batch["placed"]
+                    block = np.arange(widths.sum()) - np.repeat(np.cumsum(widths) - widths, widths)
+                    low = placed["low"][: len(members)] // self._plan.geometry.stride
+                    track = np.repeat(placed["track"][: len(members)], widths)
+                    place = np.repeat(self._place[members], widths) + block
+                    towers[place] = found[track, np.repeat(low, widths) + block]
+                    bar.update(len(members))
+                del towers
+        stated = {
+            _file(strand): _digest_of_file(folder / _file(strand)) for strand in self._strands
+        }
         (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "sha256": stated}) + "\n")
 
-    def _calls(self, k: int) -> Iterator[tuple[Batch, int]]:
-        """Rows of one width in calls of one shape, and how many of them are real."""
-        width = self._plan.widths[k]
-        size = max(POSITIONS_A_CALL // width // ROWS_STEP, 1) * ROWS_STEP
-        members = np.flatnonzero(self._width == k)
-        size = min(size, -(-len(members) // ROWS_STEP) * ROWS_STEP)
-        for begin in range(0, len(members), size):
-            codes = [self._distinct.codes[i] for i in members[begin : begin + size]]
-            nothing = np.zeros(len(codes), np.float32)
-            batch = pack_windows(codes, nothing, window_bp=width, batch_size=size)
-            yield batch["rows"], len(codes)
+    def _calls(self) -> Iterator[tuple[Int[np.ndarray, "N"], Batch]]:
+        """Sequences of about one length in calls of few shapes, dealt over the devices."""
+        geometry = self._plan.geometry
+        size = self._mesh.size
+        for own in layouts.track_batches(
+            self._lengths, geometry=geometry, positions=POSITIONS_A_CALL // size, tracks=size
+        ):
+            codes = [self._distinct.codes[i] for i in own.members]
+            yield own.members, batches.pack_tracks(geometry, codes, own.layout, own.dealt)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,12 +310,16 @@ def _obstacle(objective: tasks.Objective, cache: EncoderCache) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _encode(model: architecture.ExpressionConfig, unknown: float):
-    def encode(variables, rows, other_strand):
+    def encode(variables, batch, other_strand):
         bound = functional.bind(model, variables)
-        rows = PackedRows(**rows)
-        return cached.towers(bound, rows, unknown=unknown, other_strand=other_strand)
+        laid, placed = Tracks(**batch["tracks"]), Placed(**batch["placed"])
+        return cached.towers(bound, laid, placed, unknown=unknown, other_strand=other_strand)
 
     return jax.jit(encode, static_argnums=2)
+
+
+def _file(strand: str) -> str:
+    return f"{strand}.bin"
 
 
 def _digest(leaf) -> str:
@@ -373,16 +332,11 @@ def _digest_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _as_bytes(array: np.ndarray) -> np.ndarray:
-    """bfloat16 as 16-bit integers, which NumPy's files know; other types as they are."""
-    return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
-
-
-def _from_bytes(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    return array.view(dtype) if dtype == jnp.bfloat16 else array
-
-
-def _map(path: Path, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
-    """A file as a read-only array; a plain one, whose rows are cheaper to take than a memmap's."""
+def _map(path: Path, shape: tuple[int, int], dtype: np.dtype, mode: str = "r") -> np.ndarray:
+    """A file as an array, bfloat16 as the 16-bit integers that NumPy's files know; to read, a plain
+    one, whose rows are cheaper to take than a memmap's.
+    """
     stored = np.uint16 if dtype == jnp.bfloat16 else dtype
-    return _from_bytes(np.asarray(np.memmap(path, stored, "r", shape=shape)), dtype)
+    mapped = np.memmap(path, stored, mode, shape=shape)
+    array = np.asarray(mapped) if mode == "r" else mapped
+    return array.view(dtype) if dtype == jnp.bfloat16 else array

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from epinformer_jax.data import features as features_lib
-from epinformer_jax.data.batches import Plan
+from epinformer_jax.data.layouts import Geometry, Plan
 from epinformer_jax.data.loader import GeneSet, Stream, WindowSet, load_genes, load_windows, stream
 from epinformer_jax.data.records import Manifest
 from epinformer_jax.train import networks
@@ -89,13 +89,11 @@ def read_genes(config) -> Genes:
                 "config.model.window_bp="
                 f"{config.model.window_bp}; widen the model's window or build again"
             )
-    encoder = networks.encoder_config(config)
+    model = networks.expression_config(config, schema)
     layout = data.plan(
+        geometry=Geometry(**model.geometry(config.data.shift_bp)),
         batch_size=config.train.batch_size,
         slots=1 + config.model.max_elements,
-        window_bp=config.model.window_bp,
-        stride=encoder.stride,
-        margin_bp=encoder.reach_bp + config.data.shift_bp,
         layouts=config.train.layouts,
     )
     return Genes(manifest, data, layout, schema, config.seed)

@@ -53,26 +53,29 @@ def of_step(objective: tasks.Objective, batch: Batch) -> float:
     with a frozen or cached encoder.
     """
     model = objective.model
-    groups = batch["rows"] if isinstance(batch["rows"], tuple) else (batch["rows"],)
     weights = 1 if objective.encoder == "tuned" else 0
     train = 1 + BACKWARD
-    total = 0.0
-    for group in groups:
-        rows = float(np.sum(group["weight"]))
-        if "nibbles" in group:
-            width = group["nibbles"].shape[1] * 2
-            total += rows * encoder(model.encoder, width) * (1 + BACKWARD * weights)
-        else:
-            width = group["tower"].shape[1] * model.encoder.stride
-        if isinstance(model, ActivityConfig):
-            total += rows * activity_head(model) * train
-        else:
-            total += rows * summary(model, width) * train
     if isinstance(model, ActivityConfig):
-        return total
+        rows = float(np.sum(batch["rows"]["weight"]))
+        row = encoder(model.encoder, model.window_bp) * (1 + BACKWARD * weights)
+        return rows * (row + activity_head(model) * train)
+    total = 0.0
+    for width, count in _windows(model, batch):
+        if "tracks" in batch:
+            total += count * encoder(model.encoder, width) * (1 + BACKWARD * weights)
+        total += count * summary(model, width) * train
     genes = float(np.sum(batch["weight"]))
     slots = float(np.sum(batch["mask"][np.asarray(batch["weight"]) > 0]))
     return total + interaction(model, genes, slots) * train
+
+
+def _windows(model: ExpressionConfig, batch: Batch) -> list[tuple[int, int]]:
+    """Widths of the sequences' windows, bases, and how many have each."""
+    placed = batch.get("placed", batch)
+    weight = placed["weight"] if "placed" in batch else batch["row_weight"]
+    widths = model.window_bp - 2 * placed["start"][weight > 0].astype(int)
+    counted = zip(*np.unique_counts(widths), strict=True)
+    return [(int(width), int(count)) for width, count in counted]
 
 
 def dense(model: ExpressionConfig, genes: int) -> float:

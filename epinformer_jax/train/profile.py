@@ -184,7 +184,7 @@ def _compiled_cost(step_fn, state, batch: Batch, key, mesh) -> dict[str, float]:
 
 
 def _layout(batch: Batch):
-    return tuple(leaf.shape for leaf in jax.tree.leaves(batch["rows"]))
+    return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
 
 
 def _setting(config, steps: int, scratch: Path):

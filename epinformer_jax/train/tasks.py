@@ -10,13 +10,14 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from epinformer_jax.data.batches import Batch, Plan, Sequences, most_unknown_kmers
+from epinformer_jax.data.batches import Batch, Sequences, most_unknown_kmers
+from epinformer_jax.data.layouts import Plan
 from epinformer_jax.model import cached, functional, kmer_training, packing
 from epinformer_jax.model.architecture import ExpressionConfig, ModelConfig
 from epinformer_jax.model.functional import Tree, Variables
+from epinformer_jax.model.tracks import Placed, Tracks
 
 FirstConvolution = Literal["auto", "direct", "table"]
 FIRST_CONVOLUTIONS = ("auto", "direct", "table")
@@ -74,7 +75,7 @@ def unknown_kmers(
     room = most_unknown_kmers(genes, batch_size=plan.batch_size, width=width)
     if choice == "table":
         return room
-    positions = int(np.dot(plan.layouts[0], plan.widths))
+    positions = plan.tracks * plan.layouts[0].blocks * plan.geometry.stride
     on_one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
     is_less = kmer_training.work_by_table(model.encoder, positions, room) < 1
     return room if on_one_cpu and model.compute_dtype == "float32" and is_less else None
@@ -178,13 +179,12 @@ def packed_batch(
     batch: Batch,
 ) -> packing.PackedGenes | packing.PackedWindows | cached.CachedGenes:
     """The device form of a host batch."""
-    if isinstance(batch["rows"], dict):
+    if "rows" in batch:
         return packing.PackedWindows(packing.PackedRows(**batch["rows"]), batch["labels"])
-    if "background" in batch:
-        rows = tuple(cached.CachedRows(**group) for group in batch["rows"])
-        return cached.CachedGenes(**{**batch, "rows": rows})
-    rows = tuple(packing.PackedRows(**group) for group in batch["rows"])
-    return packing.PackedGenes(**{**batch, "rows": rows})
+    if "towers" in batch:
+        return cached.CachedGenes(**{**batch, "towers": cached.Towers(**batch["towers"])})
+    laid, placed = Tracks(**batch["tracks"]), Placed(**batch["placed"])
+    return packing.PackedGenes(**{**batch, "tracks": laid, "placed": placed})
 
 
 def _express_strand(objective, model, packed, other_strand: bool):

@@ -13,7 +13,9 @@ import jax
 import numpy as np
 
 from epinformer_jax.analysis.kmer_tables import KmerTable
-from epinformer_jax.data.batches import Batch, Plan
+from epinformer_jax.data import layouts
+from epinformer_jax.data.batches import Batch
+from epinformer_jax.data.layouts import Plan
 from epinformer_jax.model import functional, kmers, packing
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.train import encoder_cache, loop, tasks
@@ -49,11 +51,9 @@ def plan_of(setting: Setting, batch: int) -> Plan:
     """Production's layouts for this data set."""
     model = objective(setting).model
     return setting.data.plan(
+        geometry=layouts.Geometry(**model.geometry()),
         batch_size=batch,
         slots=SLOTS,
-        window_bp=model.window_bp,
-        stride=model.encoder.stride,
-        margin_bp=model.encoder.reach_bp,
         layouts=setting.config.train.layouts,
     )
 
@@ -67,9 +67,9 @@ def stream(setting: Setting, batch: int, count: int | None = None) -> tuple[list
     return packed, (time.perf_counter() - started) / count
 
 
-def layout_of(batch: Batch) -> tuple[int, ...]:
-    """Rows of each width: batches of one layout share a program."""
-    return tuple(len(rows["weight"]) for rows in batch["rows"])
+def layout_of(batch: Batch) -> tuple[tuple[int, ...], ...]:
+    """Shapes of a batch: those of one layout share a program."""
+    return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
 
 
 def compiled(call: Callable[[Batch], object], batches: Iterable[Batch]) -> float:
@@ -206,7 +206,7 @@ def compiled_steps(
 ) -> dict[str, Callable[[], jax.Array]]:
     """Steps on the stream's batch of median size and on its largest, compiled and not run."""
     batches, _ = stream(setting, batch)
-    by_size = sorted(batches, key=lambda b: sum(rows["nibbles"].size for rows in b["rows"]))
+    by_size = sorted(batches, key=lambda b: b["tracks"]["nibbles"].size)
     training = Training(setting, objective(setting, tables=tables))
 
     def step_on(chosen: Batch) -> Callable[[], jax.Array]:

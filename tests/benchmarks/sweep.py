@@ -16,6 +16,7 @@ import time
 import jax
 import numpy as np
 
+from epinformer_jax.data.layouts import Geometry
 from epinformer_jax.data.loader import GeneSet
 from epinformer_jax.train import loop
 from epinformer_jax.train.devices import put_batch, put_replicated
@@ -39,11 +40,9 @@ def point(setting: Setting, data: GeneSet, x: float, *, slots: int = SLOTS) -> P
     goal = dataclasses.replace(goal, model=dataclasses.replace(goal.model, slots=slots))
     model, count = goal.model, len(data)
     plan = data.plan(
+        geometry=Geometry(**model.geometry()),
         batch_size=count,
         slots=slots,
-        window_bp=model.window_bp,
-        stride=model.encoder.stride,
-        margin_bp=model.encoder.reach_bp,
         layouts=1,
     )
     batch = put_batch(data.batch(np.arange(count), plan))
