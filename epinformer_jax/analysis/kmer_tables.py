@@ -30,7 +30,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
         "--kmer-table",
         choices=CHOICES,
         default="auto",
-        help="what answers for a model's first layers: on: a table of all 11-mers, 2.1 GB and "
+        help="what answers for a model's first layers: on: a table of all 11-mers, 3.2 GB and "
         "seconds to make; small: tables of 8-mers, 100 MB; off: the layers; auto: what is fastest "
         "for so many bases, if memory allows (default: auto)",
     )

@@ -16,7 +16,9 @@ from epinformer_jax.model import functional, layers
 from epinformer_jax.model.architecture import ExpressionConfig
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.model.kmers import Table, Taps
-from epinformer_jax.model.local import DTYPE, Reference, Tiles, embedding_changes
+from epinformer_jax.model.local import embedding_changes
+from epinformer_jax.model.local_reference import DTYPE, Reference
+from epinformer_jax.model.local_rows import Tiles
 
 
 class Slots(NamedTuple):
@@ -62,12 +64,14 @@ def slot_changes(
     table: Table | Taps | None = None,
     *,
     is_promoter: bool,
-) -> Float[Array, "K T V Q"]:
+    phase: int,
+) -> Float[Array, "K N V Q"]:
     """Expression with each substitution of one slot's sequence, once for each of the `scalars`.
 
-    Rows of scalars belong to the substitutions in the order of the tiles: T, V, Q.
+    Rows of scalars belong to the substitutions in the order of the tiles: N, V, Q; `phase` is the
+    start of the tiles modulo the tower's stride.
     """
-    x = embedding_changes(config, variables, reference, tiles, table)
+    x = embedding_changes(config, variables, reference, tiles, table, phase=phase)
     flat = x.reshape(-1, 1, x.shape[3])
     found = [
         changed(config, variables, gene, flat, own, is_promoter=is_promoter) for own in scalars
