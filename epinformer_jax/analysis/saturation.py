@@ -201,9 +201,9 @@ def _batch(windows, chosen, at_once, start, size, config: ModelConfig, table) ->
         known = np.stack([windows[row].valid for row in chosen]) & (codes != sequence.UNKNOWN)
         frame = local_kmers.frame_of(config.encoder, table)
         odd = local_kmers.odd_positions(frame, known, asked)
-        if len(odd):  # of few sizes, to compile few functions
-            size = frame.end_positions * _power_of_two(-(-len(odd) // frame.end_positions))
-            odd = np.pad(odd, [(0, size - len(odd)), (0, 0)], constant_values=at_once)
+        # of few sizes, to compile few functions, and of at least one
+        room = frame.end_positions * _power_of_two(-(-len(odd) // frame.end_positions))
+        odd = np.pad(odd, [(0, room - len(odd)), (0, 0)], constant_values=at_once)
     return Batch(len(chosen), rows, start, start % config.encoder.stride, alleles, odd)
 
 

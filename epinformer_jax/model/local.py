@@ -10,7 +10,6 @@ outside a sequence stay the zeros that padding is. All sums are in the parameter
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -19,7 +18,7 @@ from epinformer_jax.model import functional, kmers, layers, local_kmers, local_p
 from epinformer_jax.model.architecture import ActivityConfig, ExpressionConfig
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.model.kmers import Table, Taps
-from epinformer_jax.model.local_places import NONE, Step
+from epinformer_jax.model.local_places import NONE, Places, Step
 from epinformer_jax.model.local_reference import (
     DTYPE,
     Reference,
@@ -57,20 +56,13 @@ def embedding_changes(
     runs = runs_of(config, reference, tiles, phase)
     change = _through_layers(model, reference, tiles, runs, table)
     kernel = model.summary.pool.kernel[...]
-    own = change.places.by_residue()
     index = runs.index(change.places.position, change.bases)
     taps = kernel.at[jnp.clip(index, 0, kernel.shape[0] - 1)].get(mode="promise_in_bounds")
-    # one sum for each of the few outputs, over rows that are not laid out for it
-    added = [
-        sum(
-            select(change.x * taps[:, :, None, None, output, None], own[:, place])
-            for place in range(own.shape[1])
-        )
-        for output in range(kernel.shape[1])
-    ]
+    x = change.x[..., None, :] * taps[:, :, None, None, :, None]
+    added = _by_residue(x, change.places)
     last = jnp.moveaxis(reference.last, 1, 2)[None, None, :, None]
-    pooled = layers.elu(last + jnp.stack(added, axis=-2))
-    return by_position(jnp.swapaxes(pooled, -1, -2).reshape(*pooled.shape[:4], -1))
+    pooled = jnp.swapaxes(by_position(layers.elu(last + added)), -1, -2)
+    return pooled.reshape(*pooled.shape[:3], -1)
 
 
 def activity_changes(
@@ -92,8 +84,7 @@ def activity_changes(
     change = _through_layers(model, reference, tiles, runs, table)
     linear = first_map(model.head)
     if config.pool == "mean":
-        own = change.places.by_residue()
-        added = sum(select(change.x, rows) for rows in own.T) / reference.outputs[-1].shape[1]
+        added = _by_residue(change.x, change.places) / reference.outputs[-1].shape[1]
         added = jnp.matmul(added, linear.kernel[...][None, None, None], precision=PRECISION)
     else:
         kernel = linear.kernel[...].reshape(-1, change.x.shape[-1], linear.kernel.shape[1])
@@ -169,6 +160,13 @@ def _less(new, outputs: Float[Array, "N L C"], runs: Runs, step: Step, bases: in
     """New minus old output."""
     old, inside = reference_at(outputs, runs, step.places.position, bases)
     return Change(jnp.where(inside, new - old, 0), step.places, bases)
+
+
+def _by_residue(x: Float[Array, "R *C"], places: Places) -> Float[Array, "Q *C"]:
+    """The sums of the rows of each base of a run."""
+    is_own = np.arange(places.residue[-1] + 1)[:, None] == places.residue[None]
+    found = jnp.matmul(is_own.astype(x.dtype), x.reshape(len(x), -1), precision=PRECISION)
+    return found.reshape(-1, *x.shape[1:])
 
 
 def _through_flat_map(

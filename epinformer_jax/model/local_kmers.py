@@ -1,6 +1,5 @@
 """The first layers of local.py read from tables: a substitution changes one digit of k-mers."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -45,31 +44,39 @@ def first_taps(
     """
     frame = frame_of(encoder.config, table)
     places = local_places.seen(len(runs.change), runs.phase, **frame._asdict())
-    old, new, inside = _numbers(frame, reference, runs, places)
     values = table.values.reshape(kmers.DIGITS**frame.width, -1)
-    x = kmers.take(values, new) - kmers.take(values, old)[:, :, :, None]
-    x = jnp.where(inside[:, :, None, None, None], x, 0)
+    old, new = _numbers(frame, reference, runs, places)
+    x = kmers.take(values, new) - kmers.take(values, old)
+    x = x.reshape(len(places.residue), *runs.change.shape[1:4], -1)
     if len(tiles.odd):
         x = _with_odd(x, encoder, reference, tiles, runs, places, frame)
     return Change(x, places, frame.stride)
 
 
-def _numbers(frame: Frame, reference: Reference, runs: Runs, places: Places):
-    """Numbers of k-mers: the old ones [R, J, N], the new ones [R, J, N, V], and which positions lie
-    in the window [R, J]; anything where there is no k-mer.
+def _numbers(
+    frame: Frame, reference: Reference, runs: Runs, places: Places
+) -> tuple[Int[Array, "M"], Int[Array, "M"]]:
+    """Numbers of the k-mers of all rows, [R, J, N, V] in one axis, before and after: equal outside
+    of the window, and anything where there is no k-mer.
     """
     length = reference.bases.shape[1] // frame.stride
     index = runs.index(places.position, frame.stride)
+    inside = (index >= 0) & (index < length)
     old = take(kmers.numbers_of(reference.bases, frame, length)[0], index)
     digits = jnp.arange(kmers.DIGITS, dtype=reference.bases.dtype)
-    swapped = jnp.matmul(runs.change, digits).astype(jnp.int32)
+    swapped = select(jnp.matmul(runs.change, digits).astype(jnp.int32), places.residue)
     place = runs.phase + places.residue - (places.position * frame.stride - frame.lead)
     worth = jnp.asarray(kmers.DIGITS ** (frame.width - 1 - place), jnp.int32)
-    new = old[..., None] + select(swapped, places.residue) * worth[:, None, None, None]
-    last = kmers.DIGITS**frame.width - 1
-    # kept: what is merely added up, a compiler adds up again for each channel that is looked up
-    old, new = jax.lax.optimization_barrier((jnp.clip(old, 0, last), jnp.clip(new, 0, last)))
-    return old, new, (index >= 0) & (index < length)
+    worth = jnp.where(inside, worth[:, None], 0)[..., None, None]
+    # A product, because its result is kept: what is merely added up, a compiler adds up again for
+    # each channel of the rows that are looked up.
+    parts = [jnp.broadcast_to(x, swapped.shape).reshape(-1) for x in (old[..., None], worth)]
+    both = jnp.stack([jnp.ones_like(parts[0]), swapped.reshape(-1)], axis=-1)
+    factors = jnp.stack([parts[0], parts[1]], axis=-1)
+    added = jnp.stack([jnp.stack([parts[0], jnp.zeros_like(parts[1])], axis=-1), factors], axis=-1)
+    found = jnp.einsum("mk,mko->mo", both, added)
+    found = jnp.clip(found, 0, kmers.DIGITS**frame.width - 1)
+    return found[:, 0], found[:, 1]
 
 
 def _with_odd(

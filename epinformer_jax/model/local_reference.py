@@ -1,6 +1,6 @@
 """What the layers answer to unchanged sequences: the ground that local recomputation stands on."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -84,22 +84,31 @@ def by_position(x: Float[Array, "R J N V *C"]) -> Float[Array, "N V Q *C"]:
 
 
 def take(x: Num[Array, "N L *C"], index: Int[Array, "*R"]) -> Num[Array, "..."]:
-    """The values of all sequences at these positions, or the nearest inside the window: [*R N *C]."""
+    """The values of all sequences at these positions, [*R N *C], or the nearest in the window."""
     inside = jnp.clip(index, 0, x.shape[1] - 1)
     return jnp.moveaxis(x, 1, 0).at[inside].get(mode="promise_in_bounds")
 
 
 def reference_at(
     x: Float[Array, "N L C"], runs: Runs, positions: Int[np.ndarray, "R"], bases: int
-) -> tuple[Float[Array, "R J N 1 C"], Bool[Array, "R J 1 1 1"]]:
-    """The values at positions counted from runs' origins, and which lie in the window."""
+) -> tuple[Float[Array, "R J N V C"], Bool[Array, "R J 1 1 1"]]:
+    """The values at positions counted from runs' origins, and which lie in the window.
+
+    They are read anew for each substitution: a compiler makes one loop of that and of what follows.
+    """
+    rows, length = x.shape[:2]
     index = runs.index(positions, bases)
-    inside = (index >= 0) & (index < x.shape[1])
-    return take(x, index)[:, :, :, None], inside[:, :, None, None, None]
+    inside = (index >= 0) & (index < length)
+    row = jnp.clip(index, 0, length - 1)[..., None] + length * np.arange(rows)[None, None]
+    row = jnp.broadcast_to(row[..., None], (*row.shape, runs.change.shape[3]))
+    values = x.reshape(rows * length, -1).at[row].get(mode="promise_in_bounds")
+    return values, inside[:, :, None, None, None]
 
 
 def select(x: Num[Array, "R *C"], rows: Int[np.ndarray, "M"]) -> Num[Array, "M *C"]:
     """Rows by their numbers, zeros where there is NONE."""
+    if np.array_equal(rows, np.arange(len(x))):
+        return x
     found = x.at[np.maximum(rows, 0)].get(mode="promise_in_bounds")
     if (rows != NONE).all():
         return found
