@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from epinformer_jax.model import functional, kmers, layers, local_kmers, local_places
 from epinformer_jax.model.architecture import ActivityConfig, ExpressionConfig
@@ -58,11 +58,10 @@ def embedding_changes(
     kernel = model.summary.pool.kernel[...]
     index = runs.index(change.places.position, change.bases)
     taps = kernel.at[jnp.clip(index, 0, kernel.shape[0] - 1)].get(mode="promise_in_bounds")
-    x = change.x[..., None, :] * taps[:, :, None, None, :, None]
-    added = _by_residue(x, change.places)
-    last = jnp.moveaxis(reference.last, 1, 2)[None, None, :, None]
-    pooled = jnp.swapaxes(by_position(layers.elu(last + added)), -1, -2)
-    return pooled.reshape(*pooled.shape[:3], -1)
+    own = _is_own(change.places)[..., None, None].astype(taps.dtype) * taps[None]
+    added = jnp.einsum("qrjp,rjnvf->qjnvfp", own, change.x, precision=PRECISION)
+    pooled = layers.elu(reference.last[None, None, :, None] + added)
+    return by_position(pooled.reshape(*pooled.shape[:4], -1))
 
 
 def activity_changes(
@@ -84,7 +83,8 @@ def activity_changes(
     change = _through_layers(model, reference, tiles, runs, table)
     linear = first_map(model.head)
     if config.pool == "mean":
-        added = _by_residue(change.x, change.places) / reference.outputs[-1].shape[1]
+        own = _is_own(change.places).astype(change.x.dtype) / reference.outputs[-1].shape[1]
+        added = jnp.einsum("qr,rjnvc->qjnvc", own, change.x, precision=PRECISION)
         added = jnp.matmul(added, linear.kernel[...][None, None, None], precision=PRECISION)
     else:
         kernel = linear.kernel[...].reshape(-1, change.x.shape[-1], linear.kernel.shape[1])
@@ -162,11 +162,9 @@ def _less(new, outputs: Float[Array, "N L C"], runs: Runs, step: Step, bases: in
     return Change(jnp.where(inside, new - old, 0), step.places, bases)
 
 
-def _by_residue(x: Float[Array, "R *C"], places: Places) -> Float[Array, "Q *C"]:
-    """The sums of the rows of each base of a run."""
-    is_own = np.arange(places.residue[-1] + 1)[:, None] == places.residue[None]
-    found = jnp.matmul(is_own.astype(x.dtype), x.reshape(len(x), -1), precision=PRECISION)
-    return found.reshape(-1, *x.shape[1:])
+def _is_own(places: Places) -> Bool[np.ndarray, "Q R"]:
+    """The rows of each base of a run."""
+    return np.arange(places.residue[-1] + 1)[:, None] == places.residue[None]
 
 
 def _through_flat_map(

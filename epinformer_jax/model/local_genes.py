@@ -132,7 +132,7 @@ def _fused(model, slots: Slots) -> Float[Array, "_M S D"]:
 
 def _interact(layer, states, masks, *, promoter_only: bool):
     """One layer of the star: the promoter sees every slot, an element itself and the promoter."""
-    normal = [layer.norm_attention(x) for x in states]
+    normal = [_normalised(layer.norm_attention, x) for x in states]
     keys = [layer.key(h, DTYPE) for h in normal]
     values = [layer.value(h, DTYPE) for h in normal]
     size = keys[0].shape[-1] // layer.heads
@@ -203,7 +203,16 @@ def _spread(share: Float[Array, "_M S H"], heads: Float[Array, "D H"]) -> Float[
 def _add(layer, x, mixed):
     """The layer's residual and its pointwise network."""
     y = x + layer.out(mixed, DTYPE)
-    return y + layer.contract(jax.nn.relu(layer.expand(layer.norm_mlp(y), DTYPE)), DTYPE)
+    return y + layer.contract(jax.nn.relu(layer.expand(_normalised(layer.norm_mlp, y), DTYPE)), DTYPE)
+
+
+def _normalised(norm: layers.LayerNorm, x: Float[Array, "_M S D"]) -> Float[Array, "_M S D"]:
+    """norm(x), with the means as products of matrices: sums over few channels are slow loops."""
+    share = jnp.full((1, x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+    centred = x - _matmul(x, share)
+    var = _matmul(jnp.square(centred), share)
+    normal = centred * jax.lax.rsqrt(var + layers.LAYER_NORM_EPSILON)
+    return layers.affine(normal, norm.scale[...], norm.bias[...])
 
 
 def _matmul(first, second):
