@@ -129,28 +129,26 @@ def test_numbers_are_exact_for_every_width_that_has_them(width):
             assert bool(known[row, first]) == (row == 0 or not first <= 20 < first + width)
 
 
-@pytest.mark.parametrize("first", [0, 1])
-@pytest.mark.parametrize("stem_width", [2, 3])
-def test_lookup_sees_the_bases_from_its_first_on(stem_width, first):
+@pytest.mark.parametrize("stem_width", STEM_WIDTHS)
+def test_rows_are_the_taps_of_the_second_convolution(stem_width):
+    """Of positions far from ends, against the layers."""
     config = config_with(stem_width)
-    lead, width = kmers.block_frame(config.encoder).lead, stem_width + 3
     rng = np.random.default_rng(3)
     bases = sequence.one_hot(tiny_inputs.random_codes(rng, 64, 0.0)).astype(np.float64)[None]
 
     @jax.jit
     def expected(variables, x):
         nothing = jnp.zeros(1, jnp.int32)
-        group = Group(x, 0, 1, jnp.ones(1), nothing, nothing)
-        return first_block(functional.bind(config, variables).encoder, [group])
+        encoder = functional.bind(config, variables).encoder
+        found = first_block(encoder, [Group(x, 0, 1, jnp.ones(1), nothing, nothing)])
+        return jnp.einsum("nlc,tco->nlto", found, encoder.block_1.conv.kernel[...])
 
     with jax.enable_x64(True):
-        got = kmers.lookup(table_of(stem_width), jnp.asarray(bases[:, first:]))
-        # position 2 of the layers then begins at base `first`
-        moved = jnp.asarray(np.roll(bases, 4 - lead - first, axis=1))
-        expected = expected(weights(stem_width), moved)
-    count = (64 - first - width) // 2 + 1
-    assert got.shape[1] == count
-    np.testing.assert_allclose(got[:, :-3], expected[:, 2 : count - 1], rtol=0, atol=1e-12)
+        numbers, known = kmers.numbers_of(jnp.asarray(bases), kmers.block_frame(config.encoder), 32)
+        got = kmers.take(table_of(stem_width).values, numbers).reshape(1, 32, 3, -1)
+        expected = expected(weights(stem_width), bases)
+    assert known[0, 3:-4].all()
+    np.testing.assert_allclose(got[0, 3:-4], expected[0, 3:-4], rtol=0, atol=1e-12)
 
 
 # --- training

@@ -148,7 +148,7 @@ def mutate_genes(
                     bar.update(1)
                 mean = [np.mean(found, axis=0) for found in zip(*parts, strict=True)]
                 by_model[column].append(mean)
-            del table  # 2 GB: not two at once
+            del table  # 3 GB: not two at once
     return [
         dataclasses.replace(
             _scan(genes.examples[site.gene], site, own, found, one, info),

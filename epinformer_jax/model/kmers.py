@@ -1,14 +1,15 @@
 """The encoder's first block read from tables of k-mers, for fixed weights.
 
 Stem, first convolution, BatchNorm, pooling and the first residual, 83 % of the published network's
-work, see `stem_width + 3` bases for each position they give (11 published). So one table with a row
-for each k-mer turns them into a lookup: of the second convolution's three taps, for which
-alone they are made (4^11 x 3 x 64 float32: 3.2 GB). What is no plain k-mer is computed as ever: windows that
-reach past an element's end, a fixed number a row, or that hold an unknown base. Positions that see
-no element at all have one answer, made once with the table.
+work, see `stem_width + 3` bases for each position they give (11 published), and all they give goes
+into the second convolution. So one table turns them and that convolution into a lookup: a row for
+each k-mer with the answers of the three taps (4^11 x 3 x 64 float32: 3.2 GB). What is no plain
+k-mer is computed as ever: windows that reach past an element's end, a fixed number a row, or that
+hold an unknown base. Positions that see no element at all have one answer, made once with the
+table.
 
     table = kmers.build(config, variables)
-    numbers, known = kmers.numbers_of(bases, kmers.block_frame(encoder), positions)
+    numbers, known = kmers.numbers_of(bases, kmers.block_frame(config.encoder), positions)
     taps = kmers.take(table.values, numbers)    # where all bases are known
 
 Where that table is too large or too slow to make, `Taps` are the first convolution's three taps
@@ -101,12 +102,18 @@ def stem_frame(config: EncoderConfig) -> Frame:
     return Frame(config.stem_width, 1, (config.stem_width - 1) // 2)
 
 
+def has_table(config: EncoderConfig) -> bool:
+    """Whether `build` makes a table for such an encoder."""
+    return config.stem_width > 1 and len(config.channels) > 1
+
+
 def table_bytes(config: EncoderConfig, itemsize: int = 4) -> int:
-    """Memory that `build` needs at its peak: the table, the sums it is made of, and as much again
-    for the part of it that is being made.
+    """Memory that `build` needs at its peak, for an encoder that `has_table`: the table, and the
+    sums it is made of.
     """
     rows = DIGITS ** block_frame(config).width
-    return rows * (TAPS * config.channels[1] + config.channels[0] // 2) * itemsize
+    first, second = config.channels[:2]
+    return rows * (TAPS * second + first // 2) * itemsize
 
 
 def build(config: ModelConfig, variables: Variables, dtype: str | None = None) -> Table:
@@ -117,14 +124,10 @@ def build(config: ModelConfig, variables: Variables, dtype: str | None = None) -
     Raises:
       ValueError: the stem is a single base wide, or there is no second block.
     """
-    if len(config.encoder.channels) < 2:
+    if not has_table(config.encoder):
         raise ValueError(
-            f"channels={config.encoder.channels}: a k-mer table holds what the second block's "
-            "convolution answers, so it needs an encoder of 2 blocks or more"
-        )
-    if config.encoder.stem_width < 2:
-        raise ValueError(
-            f"stem_width={config.encoder.stem_width}: k-mer tables need a stem of 2 bases or more"
+            f"stem_width={config.encoder.stem_width}, channels={config.encoder.channels}: k-mer "
+            "tables need a stem of 2 bases or more and 2 blocks or more"
         )
     sums, nothing = _sums(config, variables)
     dtype = sums.dtype if dtype is None else dtype

@@ -203,7 +203,9 @@ def _spread(share: Float[Array, "_M S H"], heads: Float[Array, "D H"]) -> Float[
 def _add(layer, x, mixed):
     """The layer's residual and its pointwise network."""
     y = x + layer.out(mixed, DTYPE)
-    return y + layer.contract(jax.nn.relu(layer.expand(_normalised(layer.norm_mlp, y), DTYPE)), DTYPE)
+    return y + layer.contract(
+        jax.nn.relu(layer.expand(_normalised(layer.norm_mlp, y), DTYPE)), DTYPE
+    )
 
 
 def _normalised(norm: layers.LayerNorm, x: Float[Array, "_M S D"]) -> Float[Array, "_M S D"]:
