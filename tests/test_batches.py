@@ -8,7 +8,8 @@ import tiny_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epinformer_jax.data import batches, layouts, sequence
+from epinformer_jax.data import batches, sequence
+from epinformer_jax.data import layouts as layouts_lib
 from epinformer_jax.data.batches import Sequences
 from epinformer_jax.data.layouts import Geometry, Plan
 
@@ -36,7 +37,7 @@ def gene_sets(draw):
 
 
 def plan_of(window, genes, batch_size, layouts=3) -> Plan:
-    return layouts.make_plan(
+    return layouts_lib.make_plan(
         [gene.lengths for gene in genes],
         geometry=geometry_of(window),
         batch_size=batch_size,
@@ -196,7 +197,7 @@ def test_every_batch_fits_a_layout_even_the_largest_genes_together(drawn, layout
 @given(gene_sets(), st.sampled_from([1, 3, 5]), st.sampled_from(["blocks", "places"]))
 def test_layouts_are_few_and_each_holds_what_the_one_before_does(drawn, layouts, by):
     window, genes, batch_size = drawn
-    plan = layouts.make_plan(
+    plan = layouts_lib.make_plan(
         [gene.lengths for gene in genes],
         geometry=geometry_of(window),
         batch_size=batch_size,
@@ -219,7 +220,7 @@ def test_tracks_are_filled_evenly():
     geometry = geometry_of(64)
     used = [(geometry.widths(lengths[own]) + geometry.gap).sum() for own in members]
     assert max(used) - min(used) <= geometry.blocks + geometry.gap
-    assert layout.blocks <= max(used) + 2 * geometry.gap + layouts.ROOM_STEP
+    assert layout.blocks <= max(used) + 2 * geometry.gap + layouts_lib.ROOM_STEP
 
 
 def test_a_layout_is_planned_for_batches_of_the_stated_size_only():
@@ -290,7 +291,7 @@ def test_windows_are_centred_and_filled_up(lengths):
 def test_sequences_without_genes_are_dealt_once_in_one_shape(lengths, positions, tracks):
     lengths, geometry = np.array(lengths), geometry_of(64)
     dealt = list(
-        layouts.track_batches(lengths, geometry=geometry, positions=positions, tracks=tracks)
+        layouts_lib.track_batches(lengths, geometry=geometry, positions=positions, tracks=tracks)
     )
     assert np.concatenate([own.members for own in dealt]).tolist() == list(range(len(lengths)))
     assert len({own.layout for own in dealt}) == 1
@@ -309,11 +310,11 @@ def test_choices_of_about_the_same_size_have_shapes_in_common():
     for count in (200, 203, 206):
         chosen = np.sort(rng.choice(400, count, replace=False))
         dealt = list(
-            layouts.track_batches(lengths, geometry=geometry, positions=2000, chosen=chosen)
+            layouts_lib.track_batches(lengths, geometry=geometry, positions=2000, chosen=chosen)
         )
         assert np.concatenate([own.members for own in dealt]).tolist() == chosen.tolist()
         shapes |= {own.layout for own in dealt}
     assert len(shapes) <= 2
-    assert not list(layouts.track_batches(lengths[:0], geometry=geometry, positions=9))
+    assert not list(layouts_lib.track_batches(lengths[:0], geometry=geometry, positions=9))
     with pytest.raises(ValueError, match="a sequence of 65 bases does not fit window_bp=64"):
-        next(layouts.track_batches(lengths[:2] * 0 + 65, geometry=geometry, positions=9))
+        next(layouts_lib.track_batches(lengths[:2] * 0 + 65, geometry=geometry, positions=9))

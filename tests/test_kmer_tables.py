@@ -29,7 +29,7 @@ def test_a_table_is_made_where_it_pays_and_memory_allows(model, monkeypatch, cap
     assert kmer_tables.choose(model, 0, "auto") is None
     assert kmer_tables.choose(model, many, "off") is None
     table = kmer_tables.choose(model, many, "auto")
-    assert table.values.shape == (4**6, 3) and "k-mer table of 4096 rows" in caplog.text
+    assert table.values.shape == (4**6, 3 * 4) and "k-mer table of 4096 rows" in caplog.text
     monkeypatch.setattr(kmer_tables, "_free_bytes", lambda: 1000.0)
     assert isinstance(kmer_tables.choose(model, many, "auto"), kmers.Taps)
     assert "no k-mer table" in caplog.text
@@ -52,4 +52,14 @@ def test_a_stem_of_one_base_has_no_table():
     one = ensembles.Model("one", functional.Variables({}, {}), ModelInfo(config, label="rna"))
     assert kmer_tables.choose(one, 10**12, "auto") is None
     with pytest.raises(ValueError, match="need a stem of 2 bases"):
+        kmer_tables.choose(one, 1, "on")
+
+
+def test_an_encoder_of_one_block_has_taps_but_no_table():
+    encoder = dataclasses.replace(CONFIG.encoder, channels=(3,))
+    config = dataclasses.replace(CONFIG, encoder=encoder)
+    variables = jax.device_get(tiny_models.random_variables(config, seed=1))
+    one = ensembles.Model("one", variables, ModelInfo(config, label="rna"))
+    assert isinstance(kmer_tables.choose(one, 10**12, "auto"), kmers.Taps)
+    with pytest.raises(ValueError, match="2 blocks or more"):
         kmer_tables.choose(one, 1, "on")

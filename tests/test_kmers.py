@@ -14,6 +14,7 @@ from tiny_models import on_tracks
 from epinformer_jax.data import batches, sequence
 from epinformer_jax.model import functional, kmers, packing
 from epinformer_jax.model import tracks as tracks_lib
+from epinformer_jax.model.encoder import full_rows
 from epinformer_jax.train import tasks
 
 STEM_WIDTHS = (2, 3, 4)  # k-mers of 5, 6, 7 bases: both parities of width and lead
@@ -121,6 +122,29 @@ def test_numbers_are_exact_for_every_width_that_has_them(width):
             own = "".join(map(str, read[row, first : first + width]))
             assert int(got[row, first]) == int(own, 4)
             assert bool(known[row, first]) == (row == 0 or not first <= 20 < first + width)
+
+
+@pytest.mark.parametrize("stem_width", STEM_WIDTHS)
+def test_rows_are_the_taps_of_the_second_convolution(stem_width):
+    """Of positions far from ends, against the layers."""
+    config = config_with(stem_width)
+    rng = np.random.default_rng(3)
+    bases = sequence.one_hot(tiny_inputs.random_codes(rng, 64, 0.0)).astype(np.float64)[None]
+
+    @jax.jit
+    def expected(variables, x):
+        encoder = functional.bind(config, variables).encoder
+        rows, _ = encoder.first_convolution(full_rows(x), None, dtype="float32")
+        block = encoder.blocks[0]
+        found = block.finish(rows.x, *block.norm.fixed(), "float32")
+        return jnp.einsum("nlc,tco->nlto", found, encoder.block_1.conv.kernel[...])
+
+    with jax.enable_x64(True):
+        numbers, known = kmers.numbers_of(jnp.asarray(bases), kmers.block_frame(config.encoder), 32)
+        got = kmers.take(table_of(stem_width).values, numbers).reshape(1, 32, 3, -1)
+        expected = expected(weights(stem_width), bases)
+    assert known[0, 3:-4].all()
+    np.testing.assert_allclose(got[0, 3:-4], expected[0, 3:-4], rtol=0, atol=1e-12)
 
 
 # --- training

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import tiny_models
 
-from epinformer_jax.model import functional, kmers, local, local_genes
+from epinformer_jax.model import functional, kmers, local, local_genes, local_kmers
 from epinformer_jax.model.architecture import EncoderConfig
+from epinformer_jax.model.local_reference import reference
+from epinformer_jax.model.local_rows import Tiles
 
 ATOL = 1e-10
 ODD_STEM = EncoderConfig(stem_channels=4, stem_width=5, channels=(3, 4, 2))
 ACTIVITIES = {
     "published": {},
     "one map over means": {"hidden": 0, "pool": "mean"},
-    "mixer, both strands": {
-        "strands": "both",
+    "mixer": {
         "mixer_channels": (3, 5),
         "mixer_widths": (3, 2),
         "mixer_dilations": (2, 1),
@@ -71,32 +72,27 @@ def naive(function, config, variables, bases, valid):
     return np.asarray(found).reshape(rows, 4, length, *found.shape[1:])
 
 
-def tiles_over(valid, size: int, first: int = 0):
-    """Tiles of `size` positions over both rows, from `first` on; all four bases."""
-    rows, length = valid.shape
-    starts = np.arange(first, length, size)
-    row = np.repeat(np.arange(rows), len(starts))
-    bases = np.broadcast_to(np.eye(4)[None, :, None], (len(row), 4, size, 4))
-    return local.Tiles(row, np.tile(starts, rows), jnp.asarray(bases))
+NO_ODD = np.zeros((0, 2), np.int32)
 
 
-def by_position(found, tiles, shape):
-    """[row, base, position, ...] from tiles; NaN where none lies."""
-    found, length = np.asarray(found), shape[2]
-    values = np.full((*shape, *found.shape[3:]), np.nan)
-    for tile, (row, start) in enumerate(zip(tiles.rows, tiles.starts, strict=True)):
-        inside = (start + np.arange(found.shape[2]) >= 0) & (
-            start + np.arange(found.shape[2]) < length
-        )
-        values[row, :, start + np.flatnonzero(inside)] = np.moveaxis(found[tile][:, inside], 1, 0)
-    return values
+def changes_by_position(function, config, variables, base, size, first=0, table=None, odd=NO_ODD):
+    """[row, base, position, ...] of every position from tiles of `size`, the first at `first`."""
+    rows, length = base.bases.shape[:2]
+    change = jax.jit(function, static_argnums=0, static_argnames="phase")
+    bases = jnp.broadcast_to(jnp.eye(4)[None, :, None], (rows, 4, size, 4))
+    starts = range(first, length, size)
+    phases = [start % config.encoder.stride for start in starts]
+    parts = [
+        change(config, variables, base, Tiles(jnp.asarray(start), bases, odd), table, phase=phase)
+        for start, phase in zip(starts, phases, strict=True)
+    ]
+    return np.concatenate(parts, axis=2)[:, :, -first : length - first]
 
 
-def compare(found, tiles, expected, valid):
-    got = by_position(found, tiles, expected.shape[:3])
-    at = np.broadcast_to(valid[:, None], expected.shape[:3])
-    assert np.isfinite(got[at]).all()
-    np.testing.assert_allclose(got[at], expected[at], rtol=0, atol=ATOL)
+def compare(found, expected, at):
+    assert found.shape == expected.shape
+    at = np.broadcast_to(at[:, None], expected.shape[:3])
+    np.testing.assert_allclose(found[at], expected[at], rtol=0, atol=ATOL)
     assert expected[at].std() > 1e-4
 
 
@@ -106,12 +102,14 @@ def test_activity_of_every_substitution_equals_the_naive_one(changes):
     variables = tiny_models.random_variables(config, seed=1, dtype=jnp.float64)
     bases, valid = sequences(config.window_bp)
     expected = naive(functional.activity, config, variables, bases, valid)
-    reference = jax.jit(local.reference, static_argnums=0)(config, variables, bases, valid)
-    change = jax.jit(local.activity_changes, static_argnums=0)
+    base = jax.jit(reference, static_argnums=0)(config, variables, bases, valid)
     stride = config.encoder.stride
-    for size, first in ((2 * stride, -3), (3, -2))[: 1 + (not changes)]:
-        tiles = tiles_over(valid, size, first)
-        compare(change(config, variables, reference, tiles), tiles, expected, valid)
+    whole = -(-config.window_bp // stride) * stride
+    for size, first in ((2 * stride, -3), (3, -2), (whole, 0), (stride, -1))[
+        : 1 + 3 * (not changes)
+    ]:
+        found = changes_by_position(local.activity_changes, config, variables, base, size, first)
+        compare(found, expected, valid)
 
 
 @pytest.mark.parametrize("changes", EXPRESSIONS.values(), ids=EXPRESSIONS)
@@ -120,31 +118,33 @@ def test_embedding_of_every_substitution_equals_the_naive_one(changes):
     variables = tiny_models.random_variables(config, seed=1, dtype=jnp.float64)
     bases, valid = sequences(config.window_bp)
     expected = naive(functional.encode, config, variables, bases, valid)
-    reference = jax.jit(local.reference, static_argnums=0)(config, variables, bases, valid)
+    base = jax.jit(reference, static_argnums=0)(config, variables, bases, valid)
     plain = functional.encode(config, variables, jnp.asarray(bases), jnp.asarray(valid))
-    np.testing.assert_allclose(reference.answer, plain, rtol=0, atol=ATOL)
-    tiles = tiles_over(valid, 5, -2)
-    found = jax.jit(local.embedding_changes, static_argnums=0)(config, variables, reference, tiles)
-    compare(found, tiles, expected, valid)
+    np.testing.assert_allclose(base.answer, plain, rtol=0, atol=ATOL)
+    size = config.encoder.stride
+    found = changes_by_position(local.embedding_changes, config, variables, base, 2 * size, -2)
+    compare(found, expected, valid)
 
 
 @pytest.mark.parametrize("build", [kmers.build, kmers.build_taps])
 @pytest.mark.parametrize("stem_width", [4, 5])
-def test_positions_that_a_table_can_answer_are_read_exactly(stem_width, build):
-    encoder = EncoderConfig(stem_channels=4, stem_width=stem_width, channels=(3, 4))
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_a_table_answers_every_substitution_and_layers_where_it_cannot(stem_width, build, blocks):
+    """Unknown bases, both ends of a window and of a short sequence; odd positions and filler."""
+    encoder = EncoderConfig(stem_channels=4, stem_width=stem_width, channels=(3, 4, 2)[:blocks])
     config = dataclasses.replace(tiny_models.ACTIVITY, encoder=encoder, window_bp=48)
     variables = tiny_models.random_variables(config, seed=2, dtype=jnp.float64)
     bases, valid = sequences(48)
     expected = naive(functional.activity, config, variables, bases, valid)
-    reference = local.reference(config, variables, jnp.asarray(bases), jnp.asarray(valid))
-    plain = local.is_plain(encoder, valid & (bases.max(axis=-1) == 1))
-    assert plain.any() and not plain[0, 9] and not plain[1, 9] and plain[0, 24]
-    tiles = tiles_over(valid, 8)
+    base = reference(config, variables, jnp.asarray(bases), jnp.asarray(valid))
     table = build(config, variables)
-    found = jax.jit(local.activity_changes, static_argnums=0)(
-        config, variables, reference, tiles, table
-    )
-    compare(found, tiles, expected, plain)
+    known = valid & (bases.max(axis=-1) == 1)
+    odd = local_kmers.odd_positions(local_kmers.frame_of(encoder, table), known, valid)
+    assert {row for row, _ in odd.tolist()} == {0, 1}
+    odd = np.concatenate([odd, [[2, 0], [2, 5]]])
+    for size, first in ((16, 0), (8, -3)):
+        given = config, variables, base, size, first, table, jnp.asarray(odd)
+        compare(changes_by_position(local.activity_changes, *given), expected, valid)
 
 
 @pytest.mark.parametrize("is_promoter", [False, True])

@@ -170,6 +170,31 @@ def test_sequence_effects_are_those_of_mutated_sequences(length):
         assert scan.effects[base, position] == pytest.approx(effect, abs=ATOL)
 
 
+@pytest.mark.parametrize("choice", ["on", "small", "off"])
+def test_a_model_of_both_strands_answers_as_the_mean_of_both(choice):
+    """Windows whose wanted positions lie differently, one of them beside unknown bases."""
+    model = model_of(dataclasses.replace(ACTIVITY, strands="both"))
+    rng = np.random.default_rng(5)
+    codes = [tiny_inputs.random_codes(rng, length, 0.0) for length in (32, 32, 19, 2)]
+    codes[1][[3, 20]] = 0
+    windows = [saturation.centred(own, 32) for own in codes]
+    windows[1] = windows[1]._replace(wanted=np.arange(32) >= 24)
+    table = saturation.kmer_table(model, 1, choice)
+    found = saturation.predict_activity(model, windows, table=table)
+    np.testing.assert_allclose(found.reference, predicted(model, codes), rtol=0, atol=ATOL)
+    for own, window, changed in zip(codes, windows, found.changed, strict=True):
+        places = [(base, at) for base, at, _ in mutants(own)]
+        expected = np.full((4, 32), np.nan)
+        first = int(np.argmax(window.valid))
+        for (base, at), value in zip(
+            places, predicted(model, [mutant for *_, mutant in mutants(own)]), strict=True
+        ):
+            if window.wanted[first + at]:
+                expected[base, first + at] = value
+        np.testing.assert_allclose(changed, expected, rtol=0, atol=ATOL)
+        assert np.nanmax(expected) - np.nanmin(expected) > 1e-3
+
+
 @pytest.mark.parametrize("choice", ["on", "small"])
 def test_a_table_changes_no_effect(genome, genes, choice):
     model = model_of(ACTIVITY)

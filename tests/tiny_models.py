@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import tiny_inputs
 
-from epinformer_jax.data import batches, layouts, sequence
+from epinformer_jax.data import batches, sequence
+from epinformer_jax.data import layouts as layouts_lib
 from epinformer_jax.model import functional
 from epinformer_jax.model.architecture import ActivityConfig, EncoderConfig, ExpressionConfig
 from epinformer_jax.model.tracks import Placed, Tracks
@@ -67,9 +68,9 @@ def random_genes(rng: np.random.Generator, config: ExpressionConfig, counts) -> 
     return Genes(sequences, links, features, (2 * rng.normal(size=len(counts))).astype(np.float32))
 
 
-def geometry_of(config: ExpressionConfig, shift_bp: int = 0) -> layouts.Geometry:
+def geometry_of(config: ExpressionConfig, shift_bp: int = 0) -> layouts_lib.Geometry:
     """What laying out has to know of a network."""
-    return layouts.Geometry(**config.geometry(shift_bp))
+    return layouts_lib.Geometry(**config.geometry(shift_bp))
 
 
 def plan_for(
@@ -81,7 +82,7 @@ def plan_for(
     shift_bp: int = 0,
 ):
     """Batch layouts for these genes."""
-    return layouts.make_plan(
+    return layouts_lib.make_plan(
         [gene.lengths for gene in genes.sequences],
         geometry=geometry_of(config, shift_bp),
         batch_size=batch_size,
@@ -90,7 +91,7 @@ def plan_for(
     )
 
 
-def one_layout(plan: layouts.Plan) -> layouts.Plan:
+def one_layout(plan: layouts_lib.Plan) -> layouts_lib.Plan:
     """The plan with the layout that fits every batch: one compilation."""
     return dataclasses.replace(plan, layouts=plan.layouts[-1:])
 
@@ -98,7 +99,7 @@ def one_layout(plan: layouts.Plan) -> layouts.Plan:
 def on_tracks(codes, geometry, *, tracks=1):
     """Sequences on tracks, as model.tracks takes them."""
     lengths = np.array([len(own) for own in codes])
-    (own,) = layouts.track_batches(lengths, geometry=geometry, positions=10_000, tracks=tracks)
+    (own,) = layouts_lib.track_batches(lengths, geometry=geometry, positions=10_000, tracks=tracks)
     assert own.members.tolist() == list(range(len(codes)))
     packed = batches.pack_tracks(geometry, codes, own.layout, own.dealt)
     packed = jax.tree.map(jnp.asarray, packed)

@@ -120,7 +120,7 @@ def run_changes(
                     before[gene] = sofar[0] + reference / len(strands)
                     after[:, inside] = sofar[1] + values / len(strands)
                     bar.update(1)
-            del table  # 2 GB: not two at once
+            del table  # 3 GB: not two at once
             befores.append(before)
             afters.append(after)
     return _over_models(np.stack(befores), np.stack(afters), counts, speaking)

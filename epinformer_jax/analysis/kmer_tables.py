@@ -13,7 +13,7 @@ from absl import logging
 
 from epinformer_jax.analysis.ensembles import Model
 from epinformer_jax.model import functional, kmers
-from epinformer_jax.model.architecture import ExpressionConfig, ModelConfig
+from epinformer_jax.model.architecture import EncoderConfig, ExpressionConfig, ModelConfig
 from epinformer_jax.model.kmers import Table, Taps
 
 KmerTable = Literal["auto", "on", "small", "off"]
@@ -30,7 +30,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
         "--kmer-table",
         choices=CHOICES,
         default="auto",
-        help="what answers for a model's first layers: on: a table of all 11-mers, 2.1 GB and "
+        help="what answers for a model's first layers: on: a table of all 11-mers, 3.2 GB and "
         "seconds to make; small: tables of 8-mers, 100 MB; off: the layers; auto: what is fastest "
         "for so many bases, if memory allows (default: auto)",
     )
@@ -88,11 +88,11 @@ def _taps(config: ModelConfig, weights: _Same) -> Taps:
 
 def _fastest(model: Model, bases: int) -> str:
     encoder = model.info.model.encoder
-    needed = kmers.table_bytes(encoder)
-    share = needed / _PUBLISHED_BYTES
     if encoder.stem_width < 2:
         return "off"
-    if bases > TABLE_BASES * share:
+    share = _first_block(encoder) / _first_block(ExpressionConfig().encoder)
+    if kmers.has_table(encoder) and bases > TABLE_BASES * share:
+        needed = kmers.table_bytes(encoder)
         if 2 * needed <= _free_bytes():
             return "on"
         logging.info(
@@ -105,7 +105,9 @@ def _fastest(model: Model, bases: int) -> str:
     return "small" if is_cpu and bases > TAPS_BASES * share else "off"
 
 
-_PUBLISHED_BYTES = kmers.table_bytes(ExpressionConfig().encoder)
+def _first_block(encoder: EncoderConfig) -> int:
+    """The first block's answers to all k-mers: how long tables take to make goes with them."""
+    return kmers.DIGITS**encoder.stem_width * encoder.channels[0]
 
 
 def _free_bytes() -> float:

@@ -122,7 +122,7 @@ def mutate_stretches(
             for column in np.flatnonzero(speaks).tolist():
                 given = model, stretches[column], step_bp, series[column], average_strands
                 parts[column].append(_by_model(*given, table, bar))
-            del table  # 2 GB: not two at once
+            del table  # 3 GB: not two at once
     return [
         dataclasses.replace(
             _scan(stretch, own, one, models[0].info.label), fold=fold, in_training=in_training

@@ -36,7 +36,7 @@ from epinformer_jax.data.batches import Sequences
 from epinformer_jax.data.features import TRANSFORMS, FeatureSchema
 from epinformer_jax.data.loader import GeneSet
 from epinformer_jax.data.records import GeneExample
-from epinformer_jax.model import local, local_genes
+from epinformer_jax.model import local_genes, local_reference
 from epinformer_jax.model.architecture import ExpressionConfig
 from epinformer_jax.model.kmers import Table, Taps
 from epinformer_jax.model.local_genes import Gene, Scalars, Slots
@@ -148,7 +148,7 @@ def mutate_genes(
                     bar.update(1)
                 mean = [np.mean(found, axis=0) for found in zip(*parts, strict=True)]
                 by_model[column].append(mean)
-            del table  # 2 GB: not two at once
+            del table  # 3 GB: not two at once
     return [
         dataclasses.replace(
             _scan(genes.examples[site.gene], site, own, found, one, info),
@@ -216,7 +216,7 @@ def _one_strand(task: _Task, embeddings: Float[np.ndarray, "S D"]) -> list[np.nd
     variables = jax.device_put(task.model.variables)
     codes = task.data.sequences[site.gene].codes[site.slot]
     window = saturation.centred(codes, config.window_bp)
-    refer = saturation.compiled(local.reference, config)
+    refer = saturation.compiled(local_reference.reference, config)
     reference = refer(variables, *saturation.arrays([window], info.unknown_base))
     gene, as_is = _context(task, embeddings)
     change, respond = _compiled(config, site.slot == 0)
@@ -224,13 +224,15 @@ def _one_strand(task: _Task, embeddings: Float[np.ndarray, "S D"]) -> list[np.nd
     first = int(np.argmax(window.valid))
     values = np.full((1 + (task.factors is not None), 1, 4, config.window_bp), np.nan)
 
-    def call(batch: saturation.Batch, table):
+    def call(batch: saturation.Batch):
         scalars = (as_is,)
         if task.factors is not None:
-            places = np.clip(batch.positions - first, 0, len(codes) - 1)
-            factors = task.factors[batch.alleles, places[:, None]].reshape(-1)
+            places = batch.start - first + np.arange(batch.alleles.shape[2])
+            places = np.clip(places, 0, len(codes) - 1)
+            factors = task.factors[batch.alleles[0], places[None]].reshape(-1)
             scalars = (as_is, _scaled(task, factors))
-        return change(variables, reference, batch.tiles(), gene, scalars, table)
+        given = reference, batch.tiles(), gene, scalars, task.table
+        return change(variables, *given, phase=batch.phase)
 
     saturation.fill(values, [window], config, task.table, call)
     saturation.put_standing(values[:, 0], window, standing)
@@ -358,10 +360,11 @@ def _scan(example: GeneExample, site: Site, codes, by_model, series, info) -> Sc
 @functools.lru_cache(maxsize=16)
 def _compiled(config: ExpressionConfig, is_promoter: bool):
     """slot_changes and changed of model.local_genes, jitted."""
-    return tuple(
-        jax.jit(functools.partial(function, config, is_promoter=is_promoter))
+    change, respond = (
+        functools.partial(function, config, is_promoter=is_promoter)
         for function in (local_genes.slot_changes, local_genes.changed)
     )
+    return jax.jit(change, static_argnames="phase"), jax.jit(respond)
 
 
 def _cropped(codes: edits.Codes, window_bp: int) -> edits.Codes:

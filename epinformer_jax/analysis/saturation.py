@@ -1,8 +1,8 @@
 """Predictions for every substitution of many windows, in batches of a few fixed shapes.
 
-The host side of model.local: it lays tiles (runs of neighbouring positions) over the positions that
-are wanted, and puts answers back in their places. Positions that a k-mer table can answer go
-through it where there is one; the rest, at sequence ends and unknown bases, is computed.
+The host side of model.local: it lays tiles (stretches of neighbouring positions) over the positions
+that are wanted, and puts answers back in their places. Windows whose wanted positions lie alike
+share a call.
 """
 
 import dataclasses
@@ -12,25 +12,23 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from epinformer_jax.analysis import kmer_tables
 from epinformer_jax.analysis.ensembles import Model
 from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.data import sequence
-from epinformer_jax.model import local
-from epinformer_jax.model.architecture import ModelConfig
+from epinformer_jax.model import local, local_kmers, local_reference
+from epinformer_jax.model.architecture import ActivityConfig, ModelConfig
+from epinformer_jax.model.functional import Variables
 from epinformer_jax.model.kmers import Table, Taps
-from epinformer_jax.model.local import Tiles
+from epinformer_jax.model.local_rows import Tiles
 
 Codes = UInt8[np.ndarray, "_"]
 # Positions of one call, by kind of model: a CPU likes what fits its cache.
-POSITIONS_ON_CPU = {"activity": 256, "expression": 64}
+POSITIONS_ON_CPU = {"activity": 256, "expression": 256}
 POSITIONS_ON_DEVICE = 8192
-WINDOWS_AT_ONCE = {"cpu": 16}  # unchanged ones of one call
-WINDOWS_ON_DEVICE = 512
 MUTATED_BASES = 10  # so many encoded bases gain by k-mers what a substituted position gains
-TILES = {"activity": 64, "expression": 32}  # positions of a tile
 
 
 class Window(NamedTuple):
@@ -46,20 +44,32 @@ class Window(NamedTuple):
     valid: Bool[np.ndarray, "L"]
     wanted: Bool[np.ndarray, "L"]
 
+    def turned(self) -> "Window":
+        """As the other strand has it."""
+        return Window(sequence.reverse_complement(self.codes), self.valid[::-1], self.wanted[::-1])
+
 
 class Batch(NamedTuple):
-    """Tiles of one call; those from `count` on are filler."""
+    """One call: positions start .. start + Q - 1 of some windows, those from `count` on filler.
+
+    Attributes:
+      rows: the windows.
+      phase: start modulo the tower's stride.
+      alleles: the substitutes, as channels.
+      odd: what a table cannot answer, as model.local_rows.Tiles has it.
+    """
 
     count: int
-    rows: Int[np.ndarray, "T"]
-    starts: Int[np.ndarray, "T"]
-    alleles: Int[np.ndarray, "T V Q"]
-    positions: Int[np.ndarray, "T Q"]
+    rows: Int[np.ndarray, "N"]
+    start: int
+    phase: int
+    alleles: Int[np.ndarray, "N V Q"]
+    odd: Int[np.ndarray, "M 2"]
 
     def tiles(self) -> Tiles:
         """What model.local takes."""
         bases = np.eye(4, dtype=np.float32)[self.alleles]
-        return Tiles(self.rows.astype(np.int32), self.starts.astype(np.int32), bases)
+        return Tiles(np.int32(self.start), bases, self.odd.astype(np.int32))
 
 
 class Predicted(NamedTuple):
@@ -93,30 +103,12 @@ def predict_activity(
 
     `table` is `kmer_table`'s of this very model; `update` hears of windows done.
     """
-    config, unknown = model.info.model, model.info.unknown_base
-    variables = jax.device_put(model.variables)
-    refer, change = compiled(local.reference, config), compiled(local.activity_changes, config)
-    changed = np.full((len(windows), 4, config.window_bp), np.nan)
-    reference = np.zeros(len(windows))
-    most = max((int(window.wanted.sum()) for window in windows), default=1)
-    windows_at_once = WINDOWS_AT_ONCE.get(jax.default_backend(), WINDOWS_ON_DEVICE)
-    fitting = min(positions_at_once(config) // max(most, 1), windows_at_once)
-    at_once = max(1, min(fitting, len(windows)))
-    for first in range(0, len(windows), at_once):
-        chosen = list(windows[first : first + at_once])
-        filled = [*chosen, *[chosen[0]] * (at_once - len(chosen))]
-        own = refer(variables, *arrays(filled, unknown))
-
-        def call(batch: Batch, table: Table | Taps | None, own=own):
-            return change(variables, own, batch.tiles(), table)
-
-        part = changed[None, first : first + len(chosen)]
-        fill(part, chosen, config, table, call)
-        reference[first : first + len(chosen)] = np.asarray(own.answer)[: len(chosen)]
-        update(len(chosen))
-    for row, window in enumerate(windows):
-        put_standing(changed[row], window, reference[row])
-    return Predicted(reference, changed)
+    found = _one_strand(model, windows, table, update)
+    if model.info.model.strands == "forward":
+        return found
+    other = _one_strand(model, [window.turned() for window in windows], table)
+    changed = (found.changed + other.changed[:, ::-1, ::-1]) / 2
+    return Predicted((found.reference + other.reference) / 2, changed)
 
 
 def kmer_table(
@@ -135,75 +127,84 @@ def fill(
     windows: Sequence[Window],
     config: ModelConfig,
     table: Table | Taps | None,
-    call: Callable[[Batch, Table | Taps | None], object],
+    call: Callable[[Batch], object],
 ) -> None:
-    """Puts the answers of `call`, [K, T, V, Q] (or [T, V, Q] for K = 1), into the wanted places of
+    """Puts the answers of `call`, [K, N, V, Q] (or [N, V, Q] for K = 1), into the wanted places of
     `values`, base by base, except those of the base that stands there.
     """
-    tile, stride = TILES[config.kind], config.encoder.stride
-    if table is None:
-        plans = [(None, [window.wanted for window in windows], tile)]
-    else:
-        known = [window.valid & (window.codes != sequence.UNKNOWN) for window in windows]
-        plain = [local.is_plain(config.encoder, own) for own in known]
-        pairs = list(zip(windows, plain, strict=True))
-        plans = [
-            (table, [window.wanted & own for window, own in pairs], tile),
-            (None, [window.wanted & ~own for window, own in pairs], stride),
-        ]
     waiting = None
-    for own_table, wanted, size in plans:
-        for batch in batches(windows, wanted, config, tile=size):
-            found = call(batch, own_table)
-            if waiting is not None:  # the next batch is computed while this one is fetched
-                _store(values, *waiting)
-            waiting = wanted, batch, found
+    for batch in batches(windows, config, table):
+        found = call(batch)
+        if waiting is not None:  # the next batch is computed while this one is fetched
+            _store(values, windows, *waiting)
+        waiting = batch, found
     if waiting is not None:
-        _store(values, *waiting)
+        _store(values, windows, *waiting)
 
 
-def _store(values, wanted, batch: Batch, found) -> None:
-    found = np.asarray(found, np.float64).reshape(len(values), *batch.alleles.shape)
-    for place in range(batch.count):
-        row, positions = batch.rows[place], batch.positions[place]
-        is_wanted = wanted[row][positions] & (
-            positions == batch.starts[place] + np.arange(len(positions))
+def _store(values, windows: Sequence[Window], batch: Batch, found) -> None:
+    found = np.asarray(found).reshape(len(values), *batch.alleles.shape)
+    positions = batch.start + np.arange(batch.alleles.shape[2])
+    for place, row in enumerate(batch.rows[: batch.count].tolist()):
+        own = np.flatnonzero(
+            windows[row].wanted.take(positions, mode="clip")
+            & (positions >= 0)
+            & (positions < values.shape[3])
         )
-        alleles = batch.alleles[place][:, is_wanted]
-        answers = found[:, place][:, :, is_wanted]
-        values[:, row, alleles, positions[None, is_wanted]] = answers
+        values[:, row, batch.alleles[place][:, own], positions[own]] = found[:, place][:, :, own]
 
 
 def batches(
-    windows: Sequence[Window],
-    wanted: Sequence[Bool[np.ndarray, "L"]],
-    config: ModelConfig,
-    *,
-    tile: int,
+    windows: Sequence[Window], config: ModelConfig, table: Table | Taps | None
 ) -> Iterator[Batch]:
     """Lays tiles over the wanted positions of windows and yields them, as many a call as fit."""
-    most = max((int(own.sum()) for own in wanted), default=0)
-    if not most:
-        return
-    stride = config.encoder.stride
-    size = most if most <= stride else min(-(-most // stride), max(tile // stride, 1)) * stride
-    laid = [(row, start) for row, own in enumerate(wanted) for start in _cover(own, size)]
-    at_once = min(max(1, positions_at_once(config) // size), _power_of_two(len(laid)))
-    standing = np.stack([digits(window) for window in windows])
-    unknown = any(
-        (window.codes[own] == sequence.UNKNOWN).any()
-        for window, own in zip(windows, wanted, strict=True)
-    )
-    for first in range(0, len(laid), at_once):
-        chosen = laid[first : first + at_once]
-        rows, starts = np.array([*chosen, *[chosen[0]] * (at_once - len(chosen))]).T
-        positions = np.minimum(starts[:, None] + np.arange(size), standing.shape[1] - 1)
-        if unknown:
-            alleles = np.broadcast_to(np.arange(4)[None, :, None], (at_once, 4, size))
-        else:
-            own = standing[rows[:, None], positions]
-            alleles = (own[:, None] + np.arange(1, 4)[None, :, None]) % 4
-        yield Batch(len(chosen), rows, starts, alleles, positions)
+    stride, most = config.encoder.stride, positions_at_once(config)
+    alike = {}
+    for row, window in enumerate(windows):
+        if window.wanted.any():
+            alike.setdefault(_stretch(window.wanted, stride), []).append(row)
+    for (first, end), rows in alike.items():
+        size = end - first
+        if size > stride:
+            size = min(_power_of_two(-(-size // stride)) * stride, max(most // stride, 1) * stride)
+        at_once = min(max(most // size, 1), _power_of_two(len(rows)))
+        for place in range(0, len(rows), at_once):
+            chosen = rows[place : place + at_once]
+            for start in range(first, end, size):
+                yield _batch(windows, chosen, at_once, start, size, config, table)
+
+
+def _stretch(wanted: Bool[np.ndarray, "L"], stride: int) -> tuple[int, int]:
+    """From the first to behind the last wanted position; longer ones begin at multiples of the
+    stride, so that few functions are compiled.
+    """
+    places = np.flatnonzero(wanted)
+    first, end = int(places[0]), int(places[-1]) + 1
+    return (first if end - first <= stride else first // stride * stride), end
+
+
+def _batch(windows, chosen, at_once, start, size, config: ModelConfig, table) -> Batch:
+    rows = np.array([*chosen, *[chosen[0]] * (at_once - len(chosen))])
+    codes = np.stack([windows[row].codes for row in chosen])
+    wanted = np.stack([windows[row].wanted for row in chosen])
+    inside = slice(max(start, 0), start + size)
+    positions = np.clip(start + np.arange(size), 0, codes.shape[1] - 1)
+    if (wanted[:, inside] & (codes[:, inside] == sequence.UNKNOWN)).any():
+        alleles = np.broadcast_to(np.arange(4)[None, :, None], (at_once, 4, size))
+    else:
+        standing = np.stack([digits(windows[row])[positions] for row in rows])
+        alleles = (standing[:, None] + np.arange(1, 4)[None, :, None]) % 4
+    odd = np.zeros((0, 2), np.int64)
+    if table is not None:
+        asked = np.zeros_like(wanted)
+        asked[:, inside] = wanted[:, inside]
+        known = np.stack([windows[row].valid for row in chosen]) & (codes != sequence.UNKNOWN)
+        frame = local_kmers.frame_of(config.encoder, table)
+        odd = local_kmers.odd_positions(frame, known, asked)
+        # of few sizes, to compile few functions, and of at least one
+        room = frame.end_positions * _power_of_two(-(-len(odd) // frame.end_positions))
+        odd = np.pad(odd, [(0, room - len(odd)), (0, 0)], constant_values=at_once)
+    return Batch(len(chosen), rows, start, start % config.encoder.stride, alleles, odd)
 
 
 def arrays(windows: Sequence[Window], unknown: float):
@@ -224,9 +225,9 @@ def positions_at_once(config: ModelConfig) -> int:
 
 
 @functools.lru_cache(maxsize=32)
-def compiled(function, config: ModelConfig):
+def compiled(function, config: ModelConfig, static: tuple[str, ...] = ()):
     """A pure function of (config, ...), jitted for a network."""
-    return jax.jit(functools.partial(function, config))
+    return jax.jit(functools.partial(function, config), static_argnames=static)
 
 
 def put_standing(values: Float[np.ndarray, "*K 4 L"], window: Window, reference: float) -> None:
@@ -235,13 +236,51 @@ def put_standing(values: Float[np.ndarray, "*K 4 L"], window: Window, reference:
     values[..., digits(window)[known], known] = reference
 
 
-def _cover(wanted: Bool[np.ndarray, "L"], size: int) -> list[int]:
-    """First positions of the fewest tiles that hold all wanted positions."""
-    left, starts = np.flatnonzero(wanted), []
-    while left.size:
-        starts.append(int(left[0]))
-        left = left[left >= left[0] + size]
-    return starts
+def _one_strand(
+    model: Model,
+    windows: Sequence[Window],
+    table: Table | Taps | None,
+    update: Callable[[int], object] = lambda windows: None,
+) -> Predicted:
+    config = model.info.model
+    variables = jax.device_put(model.variables)
+    scan = compiled(_scan, config, ("phase",))
+    bases, valid = arrays(windows, model.info.unknown_base)
+    answers = []
+
+    def call(batch: Batch):
+        given = bases[batch.rows], valid[batch.rows], batch.tiles(), table
+        answer, found = scan(variables, *given, phase=batch.phase)
+        answers.append((batch.rows[: batch.count], answer))
+        return found
+
+    changed = np.full((1, len(windows), 4, config.window_bp), np.nan)
+    fill(changed, windows, config, table, call)
+    reference = np.zeros(len(windows))
+    for rows, answer in answers:
+        reference[rows] = np.asarray(answer)[: len(rows)]
+    for row, window in enumerate(windows):
+        put_standing(changed[0, row], window, reference[row])
+    update(len(windows))
+    return Predicted(reference, changed[0])
+
+
+def _scan(
+    config: ActivityConfig,
+    variables: Variables,
+    bases: Float[Array, "N L A"],
+    valid: Bool[Array, "N L"],
+    tiles: Tiles,
+    table: Table | Taps | None,
+    *,
+    phase: int,
+) -> tuple[Float[Array, "N"], Float[Array, "N V Q"]]:
+    """log activity of windows as they are, and with each substitution: in one call, as the first
+    takes a small share of the second's time.
+    """
+    own = local_reference.reference(config, variables, bases, valid)
+    found = local.activity_changes(config, variables, own, tiles, table, phase=phase)
+    return own.answer, found
 
 
 def _power_of_two(count: int) -> int:

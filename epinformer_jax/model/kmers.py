@@ -1,13 +1,16 @@
 """The encoder's first block read from tables of k-mers, for fixed weights.
 
 Stem, first convolution, BatchNorm, pooling and the first residual, 83 % of the published network's
-work, see `stem_width + 3` bases for each position they give (11 published). So one table with a row
-for each k-mer (4^11 x 128 float32: 2.1 GB) turns them into a lookup. What is no plain k-mer is
-computed as ever: windows that reach past an element's end, a fixed number a row, or that hold an
-unknown base. Positions that see no element at all have one answer, made once with the table.
+work, see `stem_width + 3` bases for each position they give (11 published), and all they give goes
+into the second convolution. So one table turns them and that convolution into a lookup: a row for
+each k-mer with the answers of the three taps (4^11 x 3 x 64 float32: 3.2 GB). What is no plain
+k-mer is computed as ever: windows that reach past an element's end, a fixed number a row, or that
+hold an unknown base. Positions that see no element at all have one answer, made once with the
+table.
 
     table = kmers.build(config, variables)
-    block_0 = kmers.lookup(table, bases)        # bases [N, L, 4], each A, C, G or T
+    numbers, known = kmers.numbers_of(bases, kmers.block_frame(config.encoder), positions)
+    taps = kmers.take(table.values, numbers)    # where all bases are known
 
 Where that table is too large or too slow to make, `Taps` are the first convolution's three taps
 for each k-mer that the stem sees (3 x 4^8 x 128: 100 MB, made in a tenth of a second): the
@@ -48,14 +51,16 @@ class Taps(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The first block's answers for one model's weights.
+    """The second convolution's taps for one model's weights: what goes into that convolution alone,
+    the first block's answers, need not be kept.
 
     Attributes:
-      values: a row for each k-mer, in the order of their numbers.
-      nothing: the answer to an all-zero row of the model's window.
+      values: a row for each k-mer that the first block sees, in the order of their numbers; tap t's
+        answer, before BatchNorm, in columns t * O to (t + 1) * O.
+      nothing: the first block's answer to an all-zero row of the model's window.
     """
 
-    values: Float[Array, "R C"]
+    values: Float[Array, "R O3"]
     nothing: Float[Array, "P C"]
 
 
@@ -98,10 +103,18 @@ def stem_frame(config: EncoderConfig) -> Frame:
     return Frame(config.stem_width, 1, (config.stem_width - 1) // 2)
 
 
+def has_table(config: EncoderConfig) -> bool:
+    """Whether `build` makes a table for such an encoder."""
+    return config.stem_width > 1 and len(config.channels) > 1
+
+
 def table_bytes(config: EncoderConfig, itemsize: int = 4) -> int:
-    """Memory that `build` needs at its peak: the table, and the sums it is made of."""
+    """Memory that `build` needs at its peak, for an encoder that `has_table`: the table, and the
+    sums it is made of.
+    """
     rows = DIGITS ** block_frame(config).width
-    return (rows + rows // 2) * config.channels[0] * itemsize
+    first, second = config.channels[:2]
+    return rows * (TAPS * second + first // 2) * itemsize
 
 
 def build(config: ModelConfig, variables: Variables, dtype: str | None = None) -> Table:
@@ -110,16 +123,17 @@ def build(config: ModelConfig, variables: Variables, dtype: str | None = None) -
     `dtype` bfloat16 halves it, at a relative error of 2^-9; otherwise it is the weights' own.
 
     Raises:
-      ValueError: the stem is a single base wide.
+      ValueError: the stem is a single base wide, or there is no second block.
     """
-    if config.encoder.stem_width < 2:
+    if not has_table(config.encoder):
         raise ValueError(
-            f"stem_width={config.encoder.stem_width}: k-mer tables need a stem of 2 bases or more"
+            f"stem_width={config.encoder.stem_width}, channels={config.encoder.channels}: k-mer "
+            "tables need a stem of 2 bases or more and 2 blocks or more"
         )
     sums, nothing = _sums(config, variables)
     dtype = sums.dtype if dtype is None else dtype
     rows = sums.shape[0] * DIGITS
-    values = jnp.zeros((rows, sums.shape[1]), dtype)
+    values = jnp.zeros((rows, TAPS * config.encoder.channels[1]), dtype)
     for part in range(DIGITS**2):
         values = _fill(config, variables, values, sums, part)
     return Table(values, nothing.astype(dtype))
@@ -138,17 +152,6 @@ def build_taps(config: ModelConfig, variables: Variables) -> Taps:
         preferred_element_type=kernel.dtype,
     )
     return Taps(answers.reshape(-1, kernel.shape[2]), _nothing(config, encoder))
-
-
-def lookup(table: Table, bases: Float[Array, "N L A"]) -> Float[Array, "N M C"]:
-    """The first block at every second base: position i sees bases 2 i to 2 i + width - 1.
-
-    `bases` is one-hot without unknown bases or padding; M is (L - width) // 2 + 1, without edges.
-    """
-    width = _width(table)
-    count = (bases.shape[1] - width) // 2 + 1
-    numbers, _ = numbers_of(bases, Frame(width, 2, 0), count)
-    return take(table.values, numbers)
 
 
 def from_table(
@@ -416,7 +419,7 @@ def _fill(config: ModelConfig, variables: Variables, values, sums, part):
     """Rows of the table whose first two bases are `part`, from the sums of both pooled positions:
     the first lacks the k-mer's last base, the second its first.
     """
-    block = functional.bind(config, variables).encoder.blocks[0]
+    encoder, dtype = functional.bind(config, variables).encoder, config.compute_dtype
     channels = sums.shape[1]
     size = values.shape[0] // DIGITS**2
     count = size // DIGITS
@@ -424,14 +427,17 @@ def _fill(config: ModelConfig, variables: Variables, values, sums, part):
     second = jax.lax.dynamic_slice_in_dim(sums, (part % DIGITS) * size, size)
     second = second.reshape(count, DIGITS, channels)
     pooled = layers.elu(jnp.where(first >= second, first, second)).reshape(-1, channels)
-    answer = block.with_residual(pooled, config.compute_dtype)
-    return jax.lax.dynamic_update_slice(values, answer.astype(values.dtype), (part * size, 0))
+    answer = encoder.blocks[0].with_residual(pooled, dtype)
+    kernel = encoder.blocks[1].conv.kernel[...]
+    taps = jnp.matmul(
+        layers.cast(answer, dtype),
+        layers.cast(jnp.swapaxes(kernel, 0, 1).reshape(channels, -1), dtype),
+        precision=layers.precision_of(dtype),
+        preferred_element_type=kernel.dtype,
+    )
+    return jax.lax.dynamic_update_slice(values, taps.astype(values.dtype), (part * size, 0))
 
 
 def take(values: Float[Array, "R C"], numbers: Int[Array, "*N"]) -> Float[Array, "*N C"]:
     """Rows of a table; all numbers must be rows."""
     return values.at[numbers].get(mode="promise_in_bounds")
-
-
-def _width(table: Table) -> int:
-    return (table.values.shape[0].bit_length() - 1) // 2

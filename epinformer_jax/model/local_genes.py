@@ -16,7 +16,9 @@ from epinformer_jax.model import functional, layers
 from epinformer_jax.model.architecture import ExpressionConfig
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.model.kmers import Table, Taps
-from epinformer_jax.model.local import DTYPE, Reference, Tiles, embedding_changes
+from epinformer_jax.model.local import embedding_changes
+from epinformer_jax.model.local_reference import DTYPE, Reference
+from epinformer_jax.model.local_rows import Tiles
 
 
 class Slots(NamedTuple):
@@ -62,12 +64,14 @@ def slot_changes(
     table: Table | Taps | None = None,
     *,
     is_promoter: bool,
-) -> Float[Array, "K T V Q"]:
+    phase: int,
+) -> Float[Array, "K N V Q"]:
     """Expression with each substitution of one slot's sequence, once for each of the `scalars`.
 
-    Rows of scalars belong to the substitutions in the order of the tiles: T, V, Q.
+    Rows of scalars belong to the substitutions in the order of the tiles: N, V, Q; `phase` is the
+    start of the tiles modulo the tower's stride.
     """
-    x = embedding_changes(config, variables, reference, tiles, table)
+    x = embedding_changes(config, variables, reference, tiles, table, phase=phase)
     flat = x.reshape(-1, 1, x.shape[3])
     found = [
         changed(config, variables, gene, flat, own, is_promoter=is_promoter) for own in scalars
@@ -128,48 +132,90 @@ def _fused(model, slots: Slots) -> Float[Array, "_M S D"]:
 
 def _interact(layer, states, masks, *, promoter_only: bool):
     """One layer of the star: the promoter sees every slot, an element itself and the promoter."""
-    split = layer.split_heads
-    normal = [layer.norm_attention(x) for x in states]
-    keys = [split(layer.key(h, DTYPE)) for h in normal]
-    values = [split(layer.value(h, DTYPE)) for h in normal]
-    scale = keys[0].shape[-1] ** -0.5
-    query = split(layer.query(normal[0], DTYPE))[:, 0] * scale
-    mixed = [_promoter_mix(query, keys, values, masks)]
+    normal = [_normalised(layer.norm_attention, x) for x in states]
+    keys = [layer.key(h, DTYPE) for h in normal]
+    values = [layer.value(h, DTYPE) for h in normal]
+    size = keys[0].shape[-1] // layer.heads
+    heads = jnp.repeat(jnp.eye(layer.heads, dtype=keys[0].dtype), size, axis=0)
+    query = layer.query(normal[0], DTYPE) * size**-0.5
+    mixed = [_promoter_mix(query, keys, values, masks, heads)]
     if not promoter_only:
         for h, key, value, mask in zip(normal[1:], keys[1:], values[1:], masks, strict=True):
-            own = split(layer.query(h, DTYPE)) * scale
-            mixed.append(_element_mix(own, key, value, keys[0][:, 0], values[0][:, 0], mask))
+            own = layer.query(h, DTYPE) * size**-0.5
+            mixed.append(_element_mix(own, key, value, keys[0], values[0], mask, heads))
     return [_add(layer, x, y) for x, y in zip(states, mixed, strict=False)]
 
 
-def _promoter_mix(query, keys, values, masks) -> Float[Array, "M 1 H E"]:
-    logits = [_einsum("mhe,mshe->mhs", query, key) for key in keys]
+def _promoter_mix(query, keys, values, masks, heads) -> Float[Array, "_M 1 D"]:
+    logits = [_products(key, query, heads) for key in keys]
     for index, mask in enumerate(masks, start=1):
-        logits[index] = jnp.where(mask[None, None], logits[index], -jnp.inf)
+        logits[index] = jnp.where(mask[None, :, None], logits[index], -jnp.inf)
     count = max(part.shape[0] for part in logits)
     whole = [jnp.broadcast_to(part, (count, *part.shape[1:])) for part in logits]
-    weights = jax.nn.softmax(jnp.concatenate(whole, axis=-1), axis=-1)
-    cuts = [key.shape[1] for key in keys]
-    ends = [sum(cuts[: index + 1]) for index in range(len(cuts) - 1)]
-    shares = jnp.split(weights, ends, axis=-1)
-    parts = [
-        _einsum("mhs,mshe->mhe", share, value) for share, value in zip(shares, values, strict=True)
-    ]
+    weights = jax.nn.softmax(jnp.concatenate(whole, axis=1), axis=1)
+    parts, first = [], 0
+    for value in values:
+        share = weights[:, first : first + value.shape[1]]
+        parts.append(_weighted_sum(share, value, heads))
+        first += value.shape[1]
     return sum(parts)[:, None]
 
 
-def _element_mix(query, key, value, promoter_key, promoter_value, mask) -> Float[Array, "M S H E"]:
-    to_promoter = _einsum("mshe,mhe->msh", query, promoter_key)
-    to_self = jnp.where(mask[None, :, None], jnp.sum(query * key, axis=-1), -jnp.inf)
-    share = jax.nn.sigmoid(to_promoter - to_self)[..., None]
-    return share * promoter_value[:, None] + (1 - share) * value
+def _products(
+    slots: Float[Array, "_M S D"], promoter: Float[Array, "_N 1 D"], heads: Float[Array, "D H"]
+) -> Float[Array, "_K S H"]:
+    """Each head's product of slots with the promoter: as a product of matrices, for small ones in
+    their stead, one for each change, are many times slower.
+    """
+    if slots.shape[0] > 1:
+        return _matmul(slots * promoter, heads[None])
+    spread = jnp.swapaxes(slots[0][:, :, None] * heads[None], 0, 1)
+    found = _matmul(promoter[:, 0], spread.reshape(len(heads), -1))
+    return found.reshape(len(promoter), slots.shape[1], -1)
+
+
+def _weighted_sum(
+    share: Float[Array, "_M S H"], value: Float[Array, "_N S D"], heads: Float[Array, "D H"]
+) -> Float[Array, "_K D"]:
+    """The sum over slots, each head with its own shares."""
+    if value.shape[0] > 1:
+        return sum(
+            _spread(share, heads)[:, slot] * value[:, slot] for slot in range(value.shape[1])
+        )
+    spread = jnp.swapaxes(value[0][:, :, None] * heads[None], 1, 2)
+    return _matmul(share.reshape(len(share), -1), spread.reshape(-1, len(heads)))
+
+
+def _element_mix(
+    query, key, value, promoter_key, promoter_value, mask, heads
+) -> Float[Array, "_M S D"]:
+    to_promoter = _products(query, promoter_key, heads)
+    to_self = jnp.where(mask[None, :, None], _matmul(query * key, heads[None]), -jnp.inf)
+    share = _spread(jax.nn.sigmoid(to_promoter - to_self), heads)
+    return share * promoter_value + (1 - share) * value
+
+
+def _spread(share: Float[Array, "_M S H"], heads: Float[Array, "D H"]) -> Float[Array, "_M S D"]:
+    """Each head's number for all of its channels."""
+    return jnp.repeat(share, len(heads) // heads.shape[1], axis=-1)
 
 
 def _add(layer, x, mixed):
     """The layer's residual and its pointwise network."""
-    y = x + layer.out(mixed.reshape(*mixed.shape[:2], -1), DTYPE)
-    return y + layer.contract(jax.nn.relu(layer.expand(layer.norm_mlp(y), DTYPE)), DTYPE)
+    y = x + layer.out(mixed, DTYPE)
+    return y + layer.contract(
+        jax.nn.relu(layer.expand(_normalised(layer.norm_mlp, y), DTYPE)), DTYPE
+    )
 
 
-def _einsum(equation, first, second):
-    return jnp.einsum(equation, first, second, precision=layers.precision_of(DTYPE))
+def _normalised(norm: layers.LayerNorm, x: Float[Array, "_M S D"]) -> Float[Array, "_M S D"]:
+    """norm(x), with the means as products of matrices: sums over few channels are slow loops."""
+    share = jnp.full((1, x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+    centred = x - _matmul(x, share)
+    var = _matmul(jnp.square(centred), share)
+    normal = centred * jax.lax.rsqrt(var + layers.LAYER_NORM_EPSILON)
+    return layers.affine(normal, norm.scale[...], norm.bias[...])
+
+
+def _matmul(first, second):
+    return jnp.matmul(first, second, precision=layers.precision_of(DTYPE))

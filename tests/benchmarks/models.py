@@ -47,7 +47,7 @@ def gene_inputs(setting: Setting, genes: np.ndarray) -> GeneInputs:
 
 @functools.lru_cache(maxsize=1)
 def kmer_table(weights_file, kind: str, choice: KmerTable) -> kmers.Table | kmers.Taps | None:
-    """What answers for one network's first block, ready; the last one is kept, 2 GB."""
+    """What answers for one network's first block, ready; the last one is kept, 3 GB."""
     network = networks.read(weights_file, kind)
     model = Model(kind, network.variables(), ModelInfo(network.config, label=kind))
     return jax.block_until_ready(kmer_tables.choose(model, 0, choice))

@@ -1,0 +1,109 @@
+"""What the layers answer to unchanged sequences: the ground that local recomputation stands on."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from epinformer_jax.model import functional, layers
+from epinformer_jax.model.architecture import ModelConfig
+from epinformer_jax.model.functional import Variables
+
+DTYPE = "float32"  # of `layers`: no cast to bfloat16
+
+
+class Reference(NamedTuple):
+    """What the layers answer to the unchanged sequences.
+
+    Attributes:
+      bases: soft one-hot, all-zero where a sequence is padding.
+      stem: the first convolution, before its ELU.
+      convolved: each later convolution's output, before BatchNorm.
+      outputs: what enters each of these convolutions, and what leaves the last one's layer.
+      last: the linear map behind them, before its non-linearity: over the length of the summary
+        [N, F, P] (expression), or the head's first map [N, O] (activity).
+      answer: embeddings [N, D] (expression) or log activity [N] (activity).
+    """
+
+    bases: Float[Array, "N L A"]
+    stem: Float[Array, "N L C"]
+    convolved: tuple[Float[Array, "N _L _C"], ...]
+    outputs: tuple[Float[Array, "N _L _C"], ...]
+    last: Float[Array, "N ..."]
+    answer: Float[Array, "N ..."]
+
+
+class Stage(NamedTuple):
+    """A convolution behind the tower, with BatchNorm (factor, shift) or none, then ELU."""
+
+    conv: layers.Conv
+    scaling: tuple | None
+    same: bool
+
+    def finish(self, x):
+        """From the convolution's output to the layer's."""
+        return layers.elu(x if self.scaling is None else layers.affine(x, *self.scaling))
+
+
+def reference(
+    config: ModelConfig,
+    variables: Variables,
+    bases: Float[Array, "N L A"],
+    valid: Bool[Array, "N L"],
+) -> Reference:
+    """The unchanged sequences, at the model's full window, once through the network.
+
+    `bases` and `valid` are those of functional.encode and functional.activity; `answer` equals
+    their result (for an activity model with `strands` both: that of the forward strand).
+    """
+    model = functional.bind(config, variables)
+    bases = bases * valid[..., None].astype(bases.dtype)
+    stem = model.encoder.stem(bases, same=True)
+    outputs, convolved = [layers.elu(stem)], []
+    for block in model.encoder.blocks:
+        convolved.append(block.conv(outputs[-1], same=True))
+        outputs.append(block.finish(convolved[-1], *block.norm.fixed(), DTYPE))
+    for stage in stages(model):
+        convolved.append(stage.conv(outputs[-1], same=stage.same))
+        outputs.append(stage.finish(convolved[-1]))
+    x = outputs[-1]
+    if model.config.kind == "expression":
+        last = model.summary.pool(jnp.swapaxes(x, 1, 2))
+        answer = layers.elu(last).reshape(x.shape[0], -1)
+    else:
+        flat = jnp.mean(x, axis=1) if model.config.pool == "mean" else x.reshape(x.shape[0], -1)
+        last = first_map(model.head)(flat)
+        answer = rest_of_head(model.head, last)
+    return Reference(bases, stem, tuple(convolved), tuple(outputs), last, answer)
+
+
+def stages(model: nnx.Module) -> list[Stage]:
+    """The convolutions between tower and last linear map: the summary's, or the mixer's."""
+    is_expression = model.config.kind == "expression"
+    if not is_expression and not model.config.mixer_channels:
+        return []
+    part = model.summary if is_expression else model.mixer
+    normalised = not is_expression or part.has_norm
+    return [
+        Stage(
+            getattr(part, f"conv_{index}"),
+            getattr(part, f"norm_{index}").fixed() if normalised else None,
+            not is_expression,
+        )
+        for index in range(part.count)
+    ]
+
+
+def first_map(head: nnx.Module) -> layers.Linear:
+    """ActivityHead's linear map of what leaves the convolutions."""
+    return head.dense_0 if head.count else head.output
+
+
+def rest_of_head(head: nnx.Module, x: Float[Array, "N O"]) -> Float[Array, "N"]:
+    """What ActivityHead does behind its first map, in evaluation."""
+    for index in range(head.count):
+        x = x if index == 0 else getattr(head, f"dense_{index}")(x, DTYPE)
+        x = jax.nn.relu(layers.affine(x, *getattr(head, f"norm_{index}").fixed()))
+    return (head.output(x) if head.count else x)[:, 0]
