@@ -175,18 +175,21 @@ class Summary(nnx.Module):
 
     def _tracks(self, x, behind: Behind, background) -> Float[Array, "M F P"]:
         """The same of rows on tracks: each place's part, and the background's elsewhere."""
-        kernel, count = self.pool.kernel[...], behind.weight.shape[0]
+        kernel, rows = self.pool.kernel[...], behind.weight.shape[0]
         width, length = x.shape[1], kernel.shape[0]
         position = behind.position[:, :width]
-        is_own = behind.row[:, :width, None] == jnp.arange(count)[None, None]
-        is_own = (is_own & (position < length)[..., None]).astype(x.dtype)
         factors = kernel[jnp.minimum(position, length - 1)]
-        exact = jax.lax.Precision.HIGHEST
-        parts = x[..., None] * factors[:, :, None]
-        inside = jnp.einsum("nwm,nwcp->mcp", is_own, parts, precision=exact)
+        # places beyond the last position, and nobody's, are added up where nobody looks
+        row = jnp.where(position < length, behind.row[:, :width], rows).reshape(-1)
         elsewhere = _outside(behind, length).astype(x.dtype)
-        nothing = background[0][..., None] * kernel[:, None]
-        return inside + jnp.einsum("ml,lcp->mcp", elsewhere, nothing, precision=exact)
+        exact = jax.lax.Precision.HIGHEST
+        sums = []
+        for output in range(kernel.shape[1]):
+            parts = (x * factors[..., output, None]).reshape(-1, x.shape[2])
+            inside = jax.ops.segment_sum(parts, row, num_segments=rows + 1)[:rows]
+            nothing = background[0] * kernel[:, output, None]
+            sums.append(inside + jnp.matmul(elsewhere, nothing, precision=exact))
+        return jnp.stack(sums, axis=-1)
 
 
 def _parts(x, behind: Behind, background, empty_rows) -> list[layers.WeightedPart]:
