@@ -135,6 +135,7 @@ def test_a_profile_has_a_table_and_a_trace(mode, tmp_path):
     assert "here" in table.loc["peak of a device", "how"], "a CPU's peak is measured, and says so"
     assert 0 <= table.loc["share of time waiting", "value"] <= 100
     assert table.loc["batch layouts met", "value"] >= 1
+    assert table["value"].get("frozen encoder runs", 1) == (0 if mode == "frozen" else 1)
     assert not list(out.rglob("encoder_cache"))
     json.dumps(table["value"].tolist(), allow_nan=False)
 

@@ -39,7 +39,7 @@ from epinformer_jax.train import checkpoint, devices, tasks
 MANIFEST = atomic.MARKER
 FORMAT = 2
 POSITIONS_A_CALL = 2**17  # bases that go through the encoder at once while towers are made
-LAYOUTS = 8  # of batches behind the encoder: those are quickly compiled
+LAYOUTS = 8  # of batches behind the encoder, quickly compiled; one where the plan has one
 
 
 class Distinct(NamedTuple):
@@ -98,7 +98,7 @@ class EncoderCache:
             geometry=plan.geometry,
             batch_size=plan.batch_size,
             slots=plan.slots,
-            layouts=LAYOUTS,
+            layouts=LAYOUTS if len(plan.layouts) > 2 else 1,
             by="places",
         )
         self._width = plan.geometry.widths(self._lengths)

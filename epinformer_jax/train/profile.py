@@ -112,6 +112,10 @@ def measure(
     cost = _compiled_cost(step_fn, state, next(iter(layouts.values())), key, mesh)
     rows = [*_rows(timed, mesh, objective, cost), ("compile and warm up", warm, "s", "once")]
     rows.append(("batch layouts met", len(layouts), "", "each is compiled"))
+    if objective.encoder == "frozen":
+        is_cached = isinstance(examples, encoder_cache.CachedExamples)
+        how = "read from a cache" if is_cached else "computed in each step"
+        rows.append(("frozen encoder runs", 0 if is_cached else 1, "1/step", f"outputs {how}"))
     if config.task == "expression":
         dense = flops.dense(objective.model, settings.batch_size) / 1e9
         rows.append(("dense step", dense, "GFLOP", "every slot at full width"))
@@ -151,14 +155,16 @@ def _rows(timed: Timed, mesh, objective, cost: dict[str, float]):
     device = mesh.devices.flat[0]
     dtype = objective.model.compute_dtype
     best = flops.peak(device, dtype)
-    spread = f"median of {len(step)} steps; 10 % to 90 %: {_span(step)} ms"
+    spread = (
+        f"median of {len(step)} steps, mean {1e3 * step.mean():.1f}; 10 % to 90 %: {_span(step)} ms"
+    )
     yield "step time", 1e3 * float(np.median(step)), "ms", spread
     yield "waiting for data", 1e3 * float(np.median(wait)), "ms", "median, before a step"
     yield "share of time waiting", 100 * float(np.sum(wait)) / total, "%", "of all steps"
     yield "examples", sum(timed.examples) / total, "1/s", f"{mesh.size} {device.device_kind}"
     yield "model arithmetic", model / len(step) / 1e9, "GFLOP/step", "real rows, counted by shape"
     yield "compiled arithmetic", cost.get("flops", np.nan) / 1e9, "GFLOP/step", "XLA, first layout"
-    yield "speed", model / float(np.sum(step)) / 1e9, "GFLOP/s", "model arithmetic / step time"
+    yield "speed", model / float(np.sum(step)) / 1e9, "GFLOP/s", "model arithmetic / mean step time"
     if best:
         share = 100 * model / float(np.sum(step)) / (best.flops * mesh.size)
         yield "peak of a device", best.flops / 1e9, "GFLOP/s", best.source
