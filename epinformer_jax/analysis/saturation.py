@@ -164,9 +164,7 @@ def batches(
         if window.wanted.any():
             alike.setdefault(_stretch(window.wanted, stride), []).append(row)
     for (first, end), rows in alike.items():
-        size = end - first
-        if size > stride:
-            size = min(_power_of_two(-(-size // stride)) * stride, max(most // stride, 1) * stride)
+        size = _size(end - first, stride, most)
         at_once = min(max(most // size, 1), _power_of_two(len(rows)))
         for place in range(0, len(rows), at_once):
             chosen = rows[place : place + at_once]
@@ -181,6 +179,17 @@ def _stretch(wanted: Bool[np.ndarray, "L"], stride: int) -> tuple[int, int]:
     places = np.flatnonzero(wanted)
     first, end = int(places[0]), int(places[-1]) + 1
     return (first if end - first <= stride else first // stride * stride), end
+
+
+def _size(positions: int, stride: int, most: int) -> int:
+    """Positions of a tile: all of them, or whole runs, of few counts and with few to spare."""
+    if positions <= stride:
+        return positions
+    runs, limit = -(-positions // stride), max(most // stride, 1)
+    fitting = _power_of_two(runs), limit, max(limit // 2, 1)
+    return stride * min(
+        (size for size in fitting if size <= limit), key=lambda size: -(-runs // size) * size
+    )
 
 
 def _batch(windows, chosen, at_once, start, size, config: ModelConfig, table) -> Batch:
