@@ -26,7 +26,7 @@ from epinformer_jax.model.local_rows import Tiles
 
 Codes = UInt8[np.ndarray, "_"]
 # Positions of one call, by kind of model: a CPU likes what fits its cache.
-POSITIONS_ON_CPU = {"activity": 256, "expression": 256}
+POSITIONS_ON_CPU = {"activity": 256, "expression": 128}
 POSITIONS_ON_DEVICE = 8192
 MUTATED_BASES = 10  # so many encoded bases gain by k-mers what a substituted position gains
 

@@ -10,7 +10,7 @@ from epinformer_jax.model.encoder import Encoder
 from epinformer_jax.model.kmers import Frame, Table, Taps
 from epinformer_jax.model.local_places import Places
 from epinformer_jax.model.local_reference import DTYPE, Reference
-from epinformer_jax.model.local_rows import PRECISION, Change, Runs, Tiles, select, take
+from epinformer_jax.model.local_rows import Change, Runs, Tiles, convolve, select, take
 
 
 def frame_of(config: EncoderConfig, table: Table | Taps) -> Frame:
@@ -133,6 +133,4 @@ def _odd_taps(encoder, reference, tiles, frame: Frame, base, offset) -> Float[Ar
         x = block.finish(block.conv(x, same=False), *block.norm.fixed(), DTYPE)
         old, conv = reference.outputs[1], encoder.blocks[1].conv
     x = x.reshape(*windows.shape[:3], -1) - old[sequence, position][:, None, None]
-    kernel = conv.kernel[...]
-    joined = jnp.swapaxes(kernel, 0, 1).reshape(1, 1, kernel.shape[1], -1)
-    return jnp.matmul(x, joined, precision=PRECISION)
+    return convolve(conv, x)
