@@ -159,26 +159,31 @@ def batches(
 ) -> Iterator[Batch]:
     """Lays tiles over the wanted positions of windows and yields them, as many a call as fit."""
     stride, most = config.encoder.stride, positions_at_once(config)
-    alike = {}
-    for row, window in enumerate(windows):
-        if window.wanted.any():
-            alike.setdefault(_stretch(window.wanted, stride), []).append(row)
-    for (first, end), rows in alike.items():
+    for rows, places in _alike(windows, stride):
+        first, end = int(places[0]), int(places[-1]) + 1
+        if end - first > stride:  # so that few functions are compiled
+            first = first // stride * stride
         size = _size(end - first, stride, most)
         at_once = min(max(most // size, 1), _power_of_two(len(rows)))
         for place in range(0, len(rows), at_once):
             chosen = rows[place : place + at_once]
             for start in range(first, end, size):
-                yield _batch(windows, chosen, at_once, start, size, config, table)
+                if any(windows[row].wanted[start : start + size].any() for row in chosen):
+                    yield _batch(windows, chosen, at_once, start, size, config, table)
 
 
-def _stretch(wanted: Bool[np.ndarray, "L"], stride: int) -> tuple[int, int]:
-    """From the first to behind the last wanted position; longer ones begin at multiples of the
-    stride, so that few functions are compiled.
+def _alike(
+    windows: Sequence[Window], stride: int
+) -> Iterator[tuple[list[int], Int[np.ndarray, "_"]]]:
+    """Windows whose wanted positions begin between the same multiples of the stride, and all
+    positions that one of them wants.
     """
-    places = np.flatnonzero(wanted)
-    first, end = int(places[0]), int(places[-1]) + 1
-    return (first if end - first <= stride else first // stride * stride), end
+    found = {}
+    for row, window in enumerate(windows):
+        if window.wanted.any():
+            found.setdefault(int(np.argmax(window.wanted)) // stride, []).append(row)
+    for rows in found.values():
+        yield rows, np.flatnonzero(np.any([windows[row].wanted for row in rows], axis=0))
 
 
 def _size(positions: int, stride: int, most: int) -> int:
@@ -196,7 +201,7 @@ def _batch(windows, chosen, at_once, start, size, config: ModelConfig, table) ->
     rows = np.array([*chosen, *[chosen[0]] * (at_once - len(chosen))])
     codes = np.stack([windows[row].codes for row in chosen])
     wanted = np.stack([windows[row].wanted for row in chosen])
-    inside = slice(max(start, 0), start + size)
+    inside = slice(start, start + size)
     positions = np.clip(start + np.arange(size), 0, codes.shape[1] - 1)
     if (wanted[:, inside] & (codes[:, inside] == sequence.UNKNOWN)).any():
         alleles = np.broadcast_to(np.arange(4)[None, :, None], (at_once, 4, size))
