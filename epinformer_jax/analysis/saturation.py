@@ -159,8 +159,12 @@ def batches(
 ) -> Iterator[Batch]:
     """Lays tiles over the wanted positions of windows and yields them, as many a call as fit."""
     stride, most = config.encoder.stride, positions_at_once(config)
-    for rows, places in _alike(windows, stride):
-        first, end = int(places[0]), int(places[-1]) + 1
+    alike = {}
+    for row, window in enumerate(windows):
+        if window.wanted.any():
+            alike.setdefault(int(np.argmax(window.wanted)), []).append(row)
+    for first, rows in alike.items():
+        end = 1 + max(int(np.flatnonzero(windows[row].wanted)[-1]) for row in rows)
         if end - first > stride:  # so that few functions are compiled
             first = first // stride * stride
         size = _size(end - first, stride, most)
@@ -170,20 +174,6 @@ def batches(
             for start in range(first, end, size):
                 if any(windows[row].wanted[start : start + size].any() for row in chosen):
                     yield _batch(windows, chosen, at_once, start, size, config, table)
-
-
-def _alike(
-    windows: Sequence[Window], stride: int
-) -> Iterator[tuple[list[int], Int[np.ndarray, "_"]]]:
-    """Windows whose wanted positions begin between the same multiples of the stride, and all
-    positions that one of them wants.
-    """
-    found = {}
-    for row, window in enumerate(windows):
-        if window.wanted.any():
-            found.setdefault(int(np.argmax(window.wanted)) // stride, []).append(row)
-    for rows in found.values():
-        yield rows, np.flatnonzero(np.any([windows[row].wanted for row in rows], axis=0))
 
 
 def _size(positions: int, stride: int, most: int) -> int:
