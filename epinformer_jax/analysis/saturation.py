@@ -25,8 +25,8 @@ from epinformer_jax.model.kmers import Table, Taps
 from epinformer_jax.model.local_rows import Tiles
 
 Codes = UInt8[np.ndarray, "_"]
-# Positions of one call, by kind of model: a CPU likes what fits its cache.
-POSITIONS_ON_CPU = {"activity": 256, "expression": 128}
+# Positions of one call: a CPU likes what fits its cache, with many slots half as many.
+POSITIONS_ON_CPU, MANY_SLOTS = 256, 24
 POSITIONS_ON_DEVICE = 8192
 MUTATED_BASES = 10  # so many encoded bases gain by k-mers what a substituted position gains
 
@@ -128,12 +128,15 @@ def fill(
     config: ModelConfig,
     table: Table | Taps | None,
     call: Callable[[Batch], object],
+    *,
+    slots: int = 1,
 ) -> None:
     """Puts the answers of `call`, [K, N, V, Q] (or [N, V, Q] for K = 1), into the wanted places of
-    `values`, base by base, except those of the base that stands there.
+    `values`, base by base, except those of the base that stands there. `slots` are those that it
+    computes for each substitution.
     """
     waiting = None
-    for batch in batches(windows, config, table):
+    for batch in batches(windows, config, table, positions_at_once(slots)):
         found = call(batch)
         if waiting is not None:  # the next batch is computed while this one is fetched
             _store(values, windows, *waiting)
@@ -155,10 +158,10 @@ def _store(values, windows: Sequence[Window], batch: Batch, found) -> None:
 
 
 def batches(
-    windows: Sequence[Window], config: ModelConfig, table: Table | Taps | None
+    windows: Sequence[Window], config: ModelConfig, table: Table | Taps | None, most: int
 ) -> Iterator[Batch]:
-    """Lays tiles over the wanted positions of windows and yields them, as many a call as fit."""
-    stride, most = config.encoder.stride, positions_at_once(config)
+    """Lays tiles over the wanted positions of windows and yields them, `most` positions a call."""
+    stride = config.encoder.stride
     alike = {}
     for row, window in enumerate(windows):
         if window.wanted.any():
@@ -222,10 +225,11 @@ def digits(window: Window) -> Int[np.ndarray, "L"]:
     return np.argmax(window.codes[:, None] >> np.arange(4) & 1, axis=1)
 
 
-def positions_at_once(config: ModelConfig) -> int:
-    """Positions of one call, by what computes."""
-    is_cpu = jax.default_backend() == "cpu"
-    return POSITIONS_ON_CPU[config.kind] if is_cpu else POSITIONS_ON_DEVICE
+def positions_at_once(slots: int) -> int:
+    """Positions of one call, by what computes and by the slots that each changes."""
+    if jax.default_backend() != "cpu":
+        return POSITIONS_ON_DEVICE
+    return POSITIONS_ON_CPU if slots < MANY_SLOTS else POSITIONS_ON_CPU // 2
 
 
 @functools.lru_cache(maxsize=32)
