@@ -234,7 +234,8 @@ def _one_strand(task: _Task, embeddings: Float[np.ndarray, "S D"]) -> list[np.nd
         given = reference, batch.tiles(), gene, scalars, task.table
         return change(variables, *given, phase=batch.phase)
 
-    saturation.fill(values, [window], config, task.table, call)
+    slots_of_gene = 2 + gene.others.x.shape[1]
+    saturation.fill(values, [window], config, task.table, call, slots=slots_of_gene)
     saturation.put_standing(values[:, 0], window, standing)
     found = [np.array([standing]), values[:, 0, :, first : first + len(codes)]]
     for one in task.series:

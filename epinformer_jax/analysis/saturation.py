@@ -5,9 +5,12 @@ that are wanted, and puts answers back in their places. Windows whose wanted pos
 share a call.
 """
 
+import collections
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -25,9 +28,10 @@ from epinformer_jax.model.kmers import Table, Taps
 from epinformer_jax.model.local_rows import Tiles
 
 Codes = UInt8[np.ndarray, "_"]
-# Positions of one call, by kind of model: a CPU likes what fits its cache.
-POSITIONS_ON_CPU = {"activity": 256, "expression": 256}
+# Positions of one call: a CPU likes what fits its cache, with many slots half as many.
+POSITIONS_ON_CPU, MANY_SLOTS = 256, 24
 POSITIONS_ON_DEVICE = 8192
+CALLS_AT_ONCE = 2  # a thread each: a call of so few positions keeps one core busy, not two
 MUTATED_BASES = 10  # so many encoded bases gain by k-mers what a substituted position gains
 
 
@@ -128,22 +132,33 @@ def fill(
     config: ModelConfig,
     table: Table | Taps | None,
     call: Callable[[Batch], object],
+    *,
+    slots: int = 1,
 ) -> None:
     """Puts the answers of `call`, [K, N, V, Q] (or [N, V, Q] for K = 1), into the wanted places of
-    `values`, base by base, except those of the base that stands there.
+    `values`, base by base, except those of the base that stands there. `slots` are those that it
+    computes for each substitution.
     """
-    waiting = None
-    for batch in batches(windows, config, table):
-        found = call(batch)
-        if waiting is not None:  # the next batch is computed while this one is fetched
-            _store(values, windows, *waiting)
-        waiting = batch, found
-    if waiting is not None:
-        _store(values, windows, *waiting)
+    laid = batches(windows, config, table, positions_at_once(slots))
+    for batch in itertools.islice(laid, 1):  # here, so that threads find it compiled
+        _store(values, windows, batch, _answers(call, batch))
+    with ThreadPoolExecutor(CALLS_AT_ONCE) as pool:
+        waiting = collections.deque()
+        for batch in laid:
+            waiting.append((batch, pool.submit(_answers, call, batch)))
+            if len(waiting) > CALLS_AT_ONCE:
+                done, found = waiting.popleft()
+                _store(values, windows, done, found.result())
+        for done, found in waiting:
+            _store(values, windows, done, found.result())
 
 
-def _store(values, windows: Sequence[Window], batch: Batch, found) -> None:
-    found = np.asarray(found).reshape(len(values), *batch.alleles.shape)
+def _answers(call: Callable[[Batch], object], batch: Batch) -> np.ndarray:
+    return np.asarray(call(batch))
+
+
+def _store(values, windows: Sequence[Window], batch: Batch, found: np.ndarray) -> None:
+    found = found.reshape(len(values), *batch.alleles.shape)
     positions = batch.start + np.arange(batch.alleles.shape[2])
     for place, row in enumerate(batch.rows[: batch.count].tolist()):
         own = np.flatnonzero(
@@ -155,39 +170,43 @@ def _store(values, windows: Sequence[Window], batch: Batch, found) -> None:
 
 
 def batches(
-    windows: Sequence[Window], config: ModelConfig, table: Table | Taps | None
+    windows: Sequence[Window], config: ModelConfig, table: Table | Taps | None, most: int
 ) -> Iterator[Batch]:
-    """Lays tiles over the wanted positions of windows and yields them, as many a call as fit."""
-    stride, most = config.encoder.stride, positions_at_once(config)
+    """Lays tiles over the wanted positions of windows and yields them, `most` positions a call."""
+    stride = config.encoder.stride
     alike = {}
     for row, window in enumerate(windows):
         if window.wanted.any():
-            alike.setdefault(_stretch(window.wanted, stride), []).append(row)
-    for (first, end), rows in alike.items():
-        size = end - first
-        if size > stride:
-            size = min(_power_of_two(-(-size // stride)) * stride, max(most // stride, 1) * stride)
+            alike.setdefault(int(np.argmax(window.wanted)), []).append(row)
+    for first, rows in alike.items():
+        end = 1 + max(int(np.flatnonzero(windows[row].wanted)[-1]) for row in rows)
+        if end - first > stride:  # so that few functions are compiled
+            first = first // stride * stride
+        size = _size(end - first, stride, most)
         at_once = min(max(most // size, 1), _power_of_two(len(rows)))
         for place in range(0, len(rows), at_once):
             chosen = rows[place : place + at_once]
             for start in range(first, end, size):
-                yield _batch(windows, chosen, at_once, start, size, config, table)
+                if any(windows[row].wanted[start : start + size].any() for row in chosen):
+                    yield _batch(windows, chosen, at_once, start, size, config, table)
 
 
-def _stretch(wanted: Bool[np.ndarray, "L"], stride: int) -> tuple[int, int]:
-    """From the first to behind the last wanted position; longer ones begin at multiples of the
-    stride, so that few functions are compiled.
-    """
-    places = np.flatnonzero(wanted)
-    first, end = int(places[0]), int(places[-1]) + 1
-    return (first if end - first <= stride else first // stride * stride), end
+def _size(positions: int, stride: int, most: int) -> int:
+    """Positions of a tile: all of them, or whole runs, of few counts and with few to spare."""
+    if positions <= stride:
+        return positions
+    runs, limit = -(-positions // stride), max(most // stride, 1)
+    fitting = _power_of_two(runs), limit, max(limit // 2, 1)
+    return stride * min(
+        (size for size in fitting if size <= limit), key=lambda size: -(-runs // size) * size
+    )
 
 
 def _batch(windows, chosen, at_once, start, size, config: ModelConfig, table) -> Batch:
     rows = np.array([*chosen, *[chosen[0]] * (at_once - len(chosen))])
     codes = np.stack([windows[row].codes for row in chosen])
     wanted = np.stack([windows[row].wanted for row in chosen])
-    inside = slice(max(start, 0), start + size)
+    inside = slice(start, start + size)
     positions = np.clip(start + np.arange(size), 0, codes.shape[1] - 1)
     if (wanted[:, inside] & (codes[:, inside] == sequence.UNKNOWN)).any():
         alleles = np.broadcast_to(np.arange(4)[None, :, None], (at_once, 4, size))
@@ -218,10 +237,11 @@ def digits(window: Window) -> Int[np.ndarray, "L"]:
     return np.argmax(window.codes[:, None] >> np.arange(4) & 1, axis=1)
 
 
-def positions_at_once(config: ModelConfig) -> int:
-    """Positions of one call, by what computes."""
-    is_cpu = jax.default_backend() == "cpu"
-    return POSITIONS_ON_CPU[config.kind] if is_cpu else POSITIONS_ON_DEVICE
+def positions_at_once(slots: int) -> int:
+    """Positions of one call, by what computes and by the slots that each changes."""
+    if jax.default_backend() != "cpu":
+        return POSITIONS_ON_DEVICE
+    return POSITIONS_ON_CPU if slots < MANY_SLOTS else POSITIONS_ON_CPU // 2
 
 
 @functools.lru_cache(maxsize=32)

@@ -99,14 +99,16 @@ def _through_layers(
 ) -> Change:
     blocks, done = model.encoder.blocks, isinstance(table, Table)
     if table is None:
-        taps = convolve(blocks[0].conv, _through_stem(model.encoder, reference, runs))
+        change = _through_stem(model.encoder, reference, runs)
+        taps = change._replace(x=convolve(blocks[0].conv, change.x))
     else:
         taps = local_kmers.first_taps(model.encoder, reference, tiles, runs, table)
     change = _finish_block(blocks[done], done, reference, runs, taps)
     for index, block in enumerate(blocks[done + 1 :], start=done + 1):
-        change = _finish_block(block, index, reference, runs, convolve(block.conv, change))
+        taps = change._replace(x=convolve(block.conv, change.x))
+        change = _finish_block(block, index, reference, runs, taps)
     for index, stage in enumerate(stages(model), start=len(blocks)):
-        taps = convolve(stage.conv, change)
+        taps = change._replace(x=convolve(stage.conv, change.x))
         change = _finish_stage(stage, index, reference, runs, taps)
     return change
 

@@ -10,7 +10,7 @@ from epinformer_jax.model.encoder import Encoder
 from epinformer_jax.model.kmers import Frame, Table, Taps
 from epinformer_jax.model.local_places import Places
 from epinformer_jax.model.local_reference import DTYPE, Reference
-from epinformer_jax.model.local_rows import PRECISION, Change, Runs, Tiles, select, take
+from epinformer_jax.model.local_rows import Change, Runs, Tiles, convolve, select, take
 
 
 def frame_of(config: EncoderConfig, table: Table | Taps) -> Frame:
@@ -46,7 +46,8 @@ def first_taps(
     places = local_places.seen(len(runs.change), runs.phase, **frame._asdict())
     values = table.values.reshape(kmers.DIGITS**frame.width, -1)
     old, new = _numbers(frame, reference, runs, places)
-    x = kmers.take(values, new) - kmers.take(values, old)
+    before, after = (kmers.take(values, own).astype(reference.stem.dtype) for own in (old, new))
+    x = after - before
     x = x.reshape(len(places.residue), *runs.change.shape[1:4], -1)
     if len(tiles.odd):
         x = _with_odd(x, encoder, reference, tiles, runs, places, frame)
@@ -68,13 +69,13 @@ def _numbers(
     place = runs.phase + places.residue - (places.position * frame.stride - frame.lead)
     worth = jnp.asarray(kmers.DIGITS ** (frame.width - 1 - place), jnp.int32)
     worth = jnp.where(inside, worth[:, None], 0)[..., None, None]
-    # A product, because its result is kept: what is merely added up, a compiler adds up again for
-    # each channel of the rows that are looked up.
-    parts = [jnp.broadcast_to(x, swapped.shape).reshape(-1) for x in (old[..., None], worth)]
-    both = jnp.stack([jnp.ones_like(parts[0]), swapped.reshape(-1)], axis=-1)
-    factors = jnp.stack([parts[0], parts[1]], axis=-1)
-    added = jnp.stack([jnp.stack([parts[0], jnp.zeros_like(parts[1])], axis=-1), factors], axis=-1)
-    found = jnp.einsum("mk,mko->mo", both, added)
+    old, worth = (jnp.broadcast_to(x, swapped.shape).reshape(-1) for x in (old[..., None], worth))
+    # Products, because their results are kept: what is merely added up, a compiler adds up again
+    # for each channel of the rows that are looked up.
+    parts = jnp.stack([jnp.ones_like(old), swapped.reshape(-1)], axis=-1)
+    before = jnp.stack([old, jnp.zeros_like(old)], axis=-1)
+    after = jnp.stack([old, worth], axis=-1)
+    found = jnp.einsum("mk,mko->mo", parts, jnp.stack([before, after], axis=-1))
     found = jnp.clip(found, 0, kmers.DIGITS**frame.width - 1)
     return found[:, 0], found[:, 1]
 
@@ -132,6 +133,4 @@ def _odd_taps(encoder, reference, tiles, frame: Frame, base, offset) -> Float[Ar
         x = block.finish(block.conv(x, same=False), *block.norm.fixed(), DTYPE)
         old, conv = reference.outputs[1], encoder.blocks[1].conv
     x = x.reshape(*windows.shape[:3], -1) - old[sequence, position][:, None, None]
-    kernel = conv.kernel[...]
-    joined = jnp.swapaxes(kernel, 0, 1).reshape(1, 1, kernel.shape[1], -1)
-    return jnp.matmul(x, joined, precision=PRECISION)
+    return convolve(conv, x)

@@ -42,7 +42,7 @@ class Stage(NamedTuple):
     scaling: tuple | None
     same: bool
 
-    def finish(self, x):
+    def finish(self, x: Float[Array, "*leading O"]) -> Float[Array, "*leading O"]:
         """From the convolution's output to the layer's."""
         return layers.elu(x if self.scaling is None else layers.affine(x, *self.scaling))
 

@@ -27,8 +27,8 @@ class Tiles(NamedTuple):
         may lie behind the window: answers to positions outside say nothing.
       bases: the substitutes, soft one-hot; a substitute equal to the base changes nothing. Q is a
         multiple of the tower's stride, or at most the stride.
-      odd: `kmers.odd_positions` of these positions, as sequence and position, for a table; a
-        sequence N is filler.
+      odd: what a table cannot answer of these positions (local_kmers.odd_positions); a sequence N
+        is filler.
     """
 
     start: Int[Array, ""]
@@ -115,8 +115,9 @@ def select(x: Num[Array, "R *C"], rows: Int[np.ndarray, "M"]) -> Num[Array, "M *
     return jnp.where((rows != NONE).reshape(-1, *[1] * (x.ndim - 1)), found, 0)
 
 
-def convolve(conv: layers.Conv, change: Change) -> Change:
-    """Each tap's answer to each difference, side by side: K * O channels."""
+def convolve(conv: layers.Conv, x: Float[Array, "*M C"]) -> Float[Array, "*M KO"]:
+    """Each tap's answer to each position, side by side."""
     kernel = conv.kernel[...]
-    joined = jnp.swapaxes(kernel, 0, 1).reshape(1, 1, 1, kernel.shape[1], -1)
-    return change._replace(x=jnp.matmul(change.x, joined, precision=PRECISION))
+    joined = jnp.swapaxes(kernel, 0, 1).reshape(kernel.shape[1], -1)
+    flat = jnp.matmul(x.reshape(-1, len(joined)), joined, precision=PRECISION)
+    return flat.reshape(*x.shape[:-1], -1)
