@@ -12,7 +12,7 @@ import tiny_models
 from tiny_models import on_tracks
 
 from epinformer_jax.data import batches, sequence
-from epinformer_jax.model import functional, kmers, packing
+from epinformer_jax.model import functional, kmer_tracks, kmers, packing
 from epinformer_jax.model import tracks as tracks_lib
 from epinformer_jax.model.encoder import full_rows
 from epinformer_jax.train import tasks
@@ -57,7 +57,7 @@ def towers(stem_width, codes, *, build=kmers.build, unknown=0.25, unknown_kmers=
         model = functional.bind(config, variables)
         hard = tracks_lib.expand(laid, placed, unknown=0.0, dtype=jnp.float64)
         empty = jnp.zeros(())
-        by_table = kmers.from_table(
+        by_table = kmer_tracks.from_table(
             model.encoder,
             table,
             hard,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from epinformer_jax.model import kmers, layers
+from epinformer_jax.model import kmer_tracks, kmers, layers
 from epinformer_jax.model.architecture import EncoderConfig
 from epinformer_jax.model.encoder import Background, Encoder, Track
 from epinformer_jax.model.kmers import DIGITS, TAPS
@@ -44,7 +44,7 @@ def first_convolution(
     frame, one = kmers.stem_frame(encoder.config), bases.end_to_end()
     length, rows = one.x.shape[1], one.placed.begin.shape[0]
     # one position more on either side, for the convolution's outer taps
-    reading = kmers.read(
+    reading = kmer_tracks.read(
         one, frame, length + 2, first=-1, unknown=unknown, unknown_kmers=unknown_kmers
     )
     table = _table(encoder, reading.windows, rows + 1, dtype)

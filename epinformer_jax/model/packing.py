@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from epinformer_jax.model import kmer_training, kmers, tracks
+from epinformer_jax.model import kmer_tracks, kmer_training, kmers, tracks
 from epinformer_jax.model.encoder import Track, full_rows
 from epinformer_jax.model.epinformer import Activity, Expression
 from epinformer_jax.model.tracks import Bases, Placed, Tracks
@@ -183,7 +183,7 @@ def tower(
         "dtype": config.compute_dtype,
     }
     if table is not None:
-        track, background = kmers.from_table(
+        track, background = kmer_tracks.from_table(
             encoder, table, bases, track, background, unknown=unknown, dtype=config.compute_dtype
         )
     elif unknown_kmers is not None:
