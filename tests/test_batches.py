@@ -36,13 +36,14 @@ def gene_sets(draw):
     return window, codes, draw(st.sampled_from([1, 2, 5, 16]))
 
 
-def plan_of(window, genes, batch_size, layouts=3) -> Plan:
+def plan_of(window, genes, batch_size, layouts=3, by="blocks") -> Plan:
     return layouts_lib.make_plan(
         [gene.lengths for gene in genes],
         geometry=geometry_of(window),
         batch_size=batch_size,
         slots=8,
         layouts=layouts,
+        by=by,
     )
 
 
@@ -178,33 +179,27 @@ def test_places_hold_each_window_and_what_the_summary_sees_beside_it(drawn, seed
     assert (laid["block"][laid["row"] == count] == blocks).all()
 
 
-@given(gene_sets(), st.sampled_from([1, 2, 3, 4, 5]))
-def test_every_batch_fits_a_layout_even_the_largest_genes_together(drawn, layouts):
+@given(gene_sets(), st.sampled_from([1, 2, 3, 4, 5]), st.sampled_from(["blocks", "places"]))
+def test_every_batch_fits_a_layout_even_the_largest_genes_together(drawn, layouts, by):
     window, genes, batch_size = drawn
-    plan = plan_of(window, genes, batch_size, layouts)
+    plan = plan_of(window, genes, batch_size, layouts, by)
     rng = np.random.default_rng(0)
     most = sorted(range(len(genes)), key=lambda i: -len(genes[i].codes))
     longest = sorted(range(len(genes)), key=lambda i: -genes[i].lengths.sum())
     orders = [most, longest, *(rng.permutation(len(genes)) for _ in range(5))]
     for order in orders:
         lengths = np.concatenate([genes[i].lengths for i in order[:batch_size]])
-        layout, members = plan.deal(lengths)
+        layout, members = plan.deal(lengths, by=by)
         assert layout.rows >= len(lengths)
         assert sorted(sum(members, [])) == list(range(len(lengths)))
-        pack(plan, [genes[i] for i in order[:batch_size]], rng)
+        if by == "blocks":
+            pack(plan, [genes[i] for i in order[:batch_size]], rng)
 
 
 @given(gene_sets(), st.sampled_from([1, 3, 5]), st.sampled_from(["blocks", "places"]))
 def test_layouts_are_few_and_each_holds_what_the_one_before_does(drawn, layouts, by):
     window, genes, batch_size = drawn
-    plan = layouts_lib.make_plan(
-        [gene.lengths for gene in genes],
-        geometry=geometry_of(window),
-        batch_size=batch_size,
-        slots=8,
-        layouts=layouts,
-        by=by,
-    )
+    plan = plan_of(window, genes, batch_size, layouts, by)
     assert 1 <= len(plan.layouts) <= layouts + 1
     assert len(set(plan.layouts)) == len(plan.layouts)
     assert (np.diff(np.array(plan.layouts), axis=0) >= 0).all()

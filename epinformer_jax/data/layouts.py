@@ -23,19 +23,9 @@ import numpy as np
 from jaxtyping import Int
 
 TRACKS = 8  # of a batch of genes at most: a power of two, to divide evenly over as many devices
-# Share of batches that each layout but the last should fit, by the number of layouts: more waste
-# less, but each is compiled.
-LADDERS = {
-    1: (0.998,),
-    2: (0.7, 0.998),
-    3: (0.4, 0.8, 0.998),
-    4: (0.3, 0.6, 0.88, 0.998),
-    5: (0.2, 0.45, 0.7, 0.9, 0.998),
-    6: (0.15, 0.35, 0.55, 0.75, 0.92, 0.998),
-    8: (0.1, 0.25, 0.4, 0.55, 0.7, 0.83, 0.95, 0.998),
-}
 ROOM_STEP = 8
-SIMULATED = 512  # batches from which a ladder is made
+SIMULATED = 512  # batches from which a ladder is made; one in 500 is larger than its last but one
+RARE = 0.002
 SIZES_AN_OCTAVE = 4  # of a track of sequences without their genes
 
 
@@ -143,15 +133,15 @@ def make_plan(
     geometry: Geometry,
     batch_size: int,
     slots: int,
-    layouts: int = 5,
+    layouts: int = 8,
     by: Literal["blocks", "places"] = "blocks",
     seed: int = 0,
 ) -> Plan:
     """Chooses layouts from the sequence lengths of every gene (promoter included).
 
-    Capacities are quantiles over simulated batches. To `layouts` of them (a key of LADDERS) comes
-    one that fits any batch; it is compiled only when such a batch is met. Tracks are filled evenly
-    `by` blocks, or by places where only those are computed.
+    `layouts` of them waste the least over simulated batches: more waste less, but each is compiled.
+    To these comes one that fits any batch; it is compiled only when such a batch is met. Tracks are
+    filled evenly `by` blocks, or by places where only those are computed.
 
     Raises:
       ValueError: no genes, or a sequence longer than the window.
@@ -173,13 +163,12 @@ def make_plan(
             needed.append(_dealt(geometry, chosen, tracks, by)[1])
     needed = np.array(needed[:SIMULATED])
     primary = needed[:, Layout._fields.index(by)]
+    usual = primary <= np.quantile(primary, 1 - RARE, method="higher")
     ladder, below = [], -1
-    for share in LADDERS[layouts]:
-        most = int(np.quantile(primary, share, method="higher"))
+    for most in _levels(primary[usual], layouts):
         step = needed[(primary > below) & (primary <= most)]
-        if len(step):
-            ladder.append(Layout(*map(int, np.quantile(step, 0.98, axis=0, method="higher"))))
-            below = most
+        ladder.append(Layout(*map(int, step.max(axis=0))))
+        below = most
     ladder.append(_any_batch(lengths, geometry, batch_size, tracks, by))
     return Plan(geometry, batch_size, slots, tracks, _ascending(ladder))
 
@@ -270,6 +259,27 @@ def _dealt(geometry: Geometry, lengths, tracks: int, by: str) -> tuple[list[list
     return members, Layout(blocks + 2 * geometry.gap, count + geometry.reach, len(lengths))
 
 
+def _levels(needed: Int[np.ndarray, "N"], count: int) -> list[int]:
+    """At most `count` sizes, ascending, of which each need takes the next one, with the least waste
+    in all.
+    """
+    sizes, times = np.unique(needed, return_counts=True)
+    below = np.concatenate([[0], np.cumsum(times)])
+    # cost[j]: room of all needs up to sizes[j], which is chosen; one level more in each turn
+    cost, before = below[1:] * sizes, []
+    for _ in range(min(count, len(sizes)) - 1):
+        options = np.full((len(sizes), len(sizes)), np.inf)
+        for j in range(1, len(sizes)):
+            options[j, :j] = cost[:j] + (below[j + 1] - below[1 : j + 1]) * sizes[j]
+        before.append(np.argmin(options, axis=1))
+        cost = np.minimum(options.min(axis=1), below[1:] * sizes)
+    chosen, place = [int(sizes[-1])], len(sizes) - 1
+    for step in reversed(before):
+        place = int(step[place])
+        chosen.append(int(sizes[place]))
+    return sorted(set(chosen))
+
+
 def _tracks(lengths, geometry: Geometry, batch_size: int) -> int:
     """As many tracks as a usual batch fills with a whole window each: fewer longer ones are filled
     more evenly.
@@ -291,7 +301,8 @@ def _any_batch(lengths, geometry: Geometry, batch_size: int, tracks: int, by: st
         blocks = min(blocks, blocks // tracks + cost[0].max())
         places = min(places, np.ceil(blocks * (cost[1] / cost[0]).max()))
     else:
-        places = min(places, places // tracks + cost[1].max())
+        even = (places + geometry.gap * rows) // tracks  # each sequence is dealt with its gap
+        places = min(places, even + cost[1].max() + geometry.gap)
         blocks = min(blocks, np.ceil(places * (cost[0] / cost[1]).max()))
     return Layout(int(blocks) + 2 * geometry.gap, int(places) + geometry.reach, rows)
 

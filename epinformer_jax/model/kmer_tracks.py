@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from epinformer_jax.model import kmers, layers
-from epinformer_jax.model.encoder import Background, Encoder, Track, with_gaps
+from epinformer_jax.model.encoder import NOTHING, Background, Encoder, Track
 from epinformer_jax.model.kmers import DIGITS, TAPS, Frame, Table, Taps
 from epinformer_jax.model.tracks import Bases
 
@@ -50,74 +50,79 @@ def from_table(
     `unknown_kmers` positions may see an unknown base away from their sequence's ends; the caller
     has to know.
     """
-    block, kind = int(isinstance(table, Table)), track.kind
-    answers = _answers(encoder, table, bases, unknown, unknown_kmers, dtype)
-    answers = answers.astype(bases.x.dtype).reshape(*bases.x.shape[:1], -1, answers.shape[-1])
+    one, shape = bases.end_to_end(), (bases.x.shape[0], -1)
+    index, others = _index(encoder, table, one, track, unknown, unknown_kmers, dtype)
     background = background._replace(x=table.nothing[None].astype(bases.x.dtype))
-    if block:
-        conv = encoder.blocks[1].conv
-        nothing = kmers.second_taps(encoder, background.x, dtype)
-        taps = with_gaps(answers, kind, background._replace(x=nothing))
-        track = track._replace(x=sum_of_neighbours(taps, conv.kernel.shape[0]))
-        x = conv(background.x, same=True, dtype=dtype)
+    if isinstance(table, Table):
+        others = kmers.second_taps(encoder, others, dtype)
+        x = _sum_of_taps(table.values, others, index, encoder.blocks[1].conv.kernel.shape[2])
+        track = track._replace(x=x.astype(bases.x.dtype).reshape(*shape, x.shape[-1]))
+        x = encoder.blocks[1].conv(background.x, same=True, dtype=dtype)
         background = background._replace(x=x)
         return encoder.from_convolution(1, track, background, train=False, dtype=dtype)
-    track = track._replace(x=answers)
+    # where a base is unknown, anything
+    stem = kmers.stem_frame(encoder.config)
+    stem = stem._replace(lead=stem.lead + 1)
+    numbers, _ = kmers.numbers_of(one.x, stem, one.x.shape[1] + TAPS - 1)
+    x = kmers.block_by_taps(encoder, table, numbers, dtype)[0]
+    size = DIGITS ** kmers.block_frame(encoder.config).width
+    other = kmers.take(others, jnp.maximum(index - size, 0))
+    x = jnp.where((index < size)[:, None], x, other.astype(x.dtype))
+    track = track._replace(x=x.astype(bases.x.dtype).reshape(*shape, x.shape[-1]))
     return encoder.from_block(1, track, background, train=False, dtype=dtype)
 
 
-def _answers(
-    encoder: Encoder, table: Table | Taps, bases: Bases, unknown: float, unknown_kmers: int, dtype
-) -> Float[Array, "one P C"]:
-    """What a table has for every second base, all tracks end to end; anything in gaps."""
-    one = bases.end_to_end()
-    frame, placed = kmers.block_frame(encoder.config), one.placed
-    count, size = one.x.shape[1] // frame.stride, DIGITS**frame.width
-    reading = read(one, frame, count, unknown=unknown, unknown_kmers=unknown_kmers)
-    nowhere = reading.index == size + len(reading.windows)
-
-    def lift(x):
-        return kmers.second_taps(encoder, x, dtype) if isinstance(table, Table) else x
-
-    if isinstance(table, Taps):
-        # where a base is unknown, anything
-        stem = kmers.stem_frame(encoder.config)
-        stem = stem._replace(lead=stem.lead + 1)
-        numbers, _ = kmers.numbers_of(one.x, stem, one.x.shape[1] + TAPS - 1)
-        x = kmers.block_by_taps(encoder, table, numbers, dtype)
-    else:
-        x = kmers.take(table.values, jnp.minimum(reading.index, size - 1))
-    middle = lift(table.nothing[table.nothing.shape[0] // 2])
-    x = jnp.where(nowhere[..., None], middle[None, None].astype(x.dtype), x)
-    # near the ends of the model's window all-zero DNA has answers of its own
+def _index(
+    encoder: Encoder,
+    table: Table | Taps,
+    bases: Bases,
+    track: Track,
+    unknown: float,
+    unknown_kmers: int,
+    dtype: str,
+) -> tuple[Int[Array, "P"], Float[Array, "M C"]]:
+    """For every second base of a single track: its k-mer's number, or 4^width + the row of the
+    other answers of the first block, which follow: to odd windows, to no base, zeros for what lies
+    past the ends of the model's window, and to no base near them.
+    """
+    frame, placed = kmers.block_frame(encoder.config), bases.placed
+    count, size = bases.x.shape[1] // frame.stride, DIGITS**frame.width
+    reading = read(bases, frame, count, unknown=unknown, unknown_kmers=unknown_kmers)
+    nowhere = size + len(reading.windows)
+    kind = jnp.repeat(track.kind.reshape(-1), bases.stride // frame.stride)
+    index = jnp.where(kind == NOTHING, nowhere + 1, reading.index[0])
     edge = -(-encoder.config.reach_bp // frame.stride)
     length = table.nothing.shape[0]
     ends = jnp.concatenate([jnp.arange(edge), length - 1 - jnp.arange(edge)])
     position = placed.low[:, None] // frame.stride + ends[None]
-    is_whole = (placed.start == 0) & (placed.high - placed.low == length * frame.stride)
-    is_bare = nowhere[0, jnp.minimum(position, count - 1)] & is_whole[:, None]
-    x = _put(x, jnp.where(is_bare, position, count), lift(table.nothing[ends])[None])
-    odd = lift(_odd_windows(encoder, reading, one, length * frame.stride, dtype))
-    is_used = (placed.weight[reading.row] > 0) & (reading.position >= 0)
-    return _put(x, jnp.where(is_used, reading.position, count), odd)
+    is_whole = placed.high - placed.low == length * frame.stride
+    is_bare = (index[jnp.minimum(position, count - 1)] == nowhere) & is_whole[:, None]
+    near_ends = jnp.broadcast_to(nowhere + 2 + jnp.arange(len(ends))[None], position.shape)
+    index = index.at[jnp.where(is_bare, position, count)].set(near_ends, mode="drop")
+    odd = _odd_windows(encoder, reading, bases, length * frame.stride, dtype)
+    nothing = table.nothing.astype(odd.dtype)
+    middle = nothing[length // 2][None]
+    return index, jnp.concatenate([odd, middle, jnp.zeros_like(middle), nothing[ends]])
 
 
-def _put(x: Float[Array, "one P C"], position: Int[Array, "..."], values: Float[Array, "... C"]):
-    """Values at positions; those of positions that do not exist are dropped."""
-    values = jnp.broadcast_to(values, (*position.shape, x.shape[-1])).astype(x.dtype)
-    return x.at[0, position].set(values, mode="drop")
-
-
-def sum_of_neighbours(taps: Float[Array, "N P K"], count: int) -> Float[Array, "N P O"]:
-    """A convolution of `count` taps, odd, from each position's tap answers, one after another;
-    nothing lies before and behind.
+def _sum_of_taps(
+    values: Float[Array, "R K"], others: Float[Array, "M K"], index: Int[Array, "P"], outputs: int
+) -> Float[Array, "P O"]:
+    """A convolution from its taps' answers to each position, one after another in rows of the two
+    tables; nothing lies before and behind.
     """
-    outputs, reach = taps.shape[2] // count, count // 2
-    padded = jnp.pad(taps, ((0, 0), (reach, reach), (0, 0)))
-    length = taps.shape[1]
-    return sum(
-        padded[:, tap : tap + length, tap * outputs : (tap + 1) * outputs] for tap in range(count)
-    )
+    size, count = len(values), values.shape[1] // outputs
+    of_table, of_others = values.reshape(-1, outputs), others.reshape(-1, outputs)
+    outside = size + len(others)
+    of_others = jnp.concatenate([of_others, jnp.zeros((count, outputs), others.dtype)])
+    padded = jnp.pad(index, count // 2, constant_values=outside)
+    total = 0
+    for tap in range(count):
+        row = padded[tap : tap + len(index)]
+        own = kmers.take(of_table, count * jnp.minimum(row, size - 1) + tap)
+        other = kmers.take(of_others, count * jnp.maximum(row - size, 0) + tap)
+        total = total + jnp.where((row < size)[:, None], own.astype(other.dtype), other)
+    return total
 
 
 def read(
