@@ -26,7 +26,7 @@ TRACKS = 8  # of a batch of genes at most: a power of two, to divide evenly over
 ROOM_STEP = 8
 SIMULATED = 512  # batches from which a ladder is made; one in 500 is larger than its last but one
 RARE = 0.002
-SIZES_AN_OCTAVE = 4  # of a track of sequences without their genes
+SIZES_AN_OCTAVE = 8  # of a track of sequences without their genes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -169,6 +169,8 @@ LINES = (
         (
             Target("packed", 18),
             Target("packed", 20, allocator="default"),
+            Target("8-mer taps", 18),
+            Target("8-mer taps", 20, allocator="default"),
             Target("11-mer table", 65),
             Target("11-mer table", 95, allocator="default"),
         ),
