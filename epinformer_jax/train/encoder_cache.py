@@ -154,7 +154,7 @@ class EncoderCache:
         laid, rows = batches.lay_places(
             self._plan.geometry, self._width[sequences], layout, members
         )
-        # nobody's place is -1 in any window
+        # what is nobody's, or beside a window, is the background, which a file begins with
         place = np.append(self._place[sequences], 0)[np.minimum(laid["row"], len(sequences))]
         source = np.where(laid["block"] >= 0, place + laid["block"], laid["position"])
         towers = {strand: self._towers[strand][source] for strand in self._strands}
@@ -234,7 +234,7 @@ class EncoderCache:
         (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "sha256": stated}) + "\n")
 
     def _calls(self) -> Iterator[tuple[Int[np.ndarray, "N"], Batch]]:
-        """Sequences of about one length in calls of few shapes, dealt over the devices."""
+        """Which sequences a call encodes, and their batch: tracks, one on each device."""
         geometry = self._plan.geometry
         size = self._mesh.size
         for own in layouts.track_batches(
