@@ -59,7 +59,8 @@ Integrated gradients of sequences whose completeness error is above 1 % are comp
 and where need be 16 and 64 times the steps.
 
 With several models each sequence is attributed by the one that tests its chromosome. The
-completeness error is how far contributions are from adding up to prediction - reference."""
+completeness error is how far contributions are from adding up to prediction - reference, as a share
+of it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,8 @@ Changes are alternative less reference, in the labels' units. The first mode mut
 the measured activity stays. One row a variant, gene and promoter or element; where a variant lies
 in several of a gene, its expression change is that of all together. Tables are lifted to the
 contig with the variant: a promoter keeps its length, an element grows or shrinks with an indel;
-distances and measured signals stay those of the tables.
+distances and measured signals stay those of the tables (a prediction on an edited genome, its links
+lifted and without the distance column, is the same to about 1e-4).
 
 Genes are predicted by the fold that tests their chromosome. What is left out is listed
 beside OUT, in NAME.dropped.tsv: with its line, and what the FASTA has where it contradicts the
