@@ -1,5 +1,6 @@
 """Laying out batches: nothing is lost, every batch fits a layout, and shapes stay few."""
 
+import itertools
 import json
 
 import numpy as np
@@ -205,6 +206,22 @@ def test_layouts_are_few_and_each_holds_what_the_one_before_does(drawn, layouts,
     assert (np.diff(np.array(plan.layouts), axis=0) >= 0).all()
     order = np.argsort([-gene.lengths.sum() for gene in genes])[:batch_size]
     plan.deal(np.concatenate([genes[i].lengths for i in order]), by=by)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 4))
+def test_no_other_choice_of_levels_wastes_less(needed, count):
+    def room(levels):
+        return sum(min(level for level in levels if level >= need) for need in needed)
+
+    found = layouts_lib._levels(np.array(needed), count)
+    assert len(found) <= count and found[-1] == max(needed)
+    others = sorted(set(needed) - {max(needed)})
+    best = min(
+        room([*chosen, max(needed)])
+        for size in range(min(count, len(others) + 1))
+        for chosen in itertools.combinations(others, size)
+    )
+    assert room(found) == best
 
 
 def test_tracks_are_filled_evenly():
