@@ -194,7 +194,7 @@ FIELDS: dict[str, Any] = {
     },
     "train": {
         **_fitting(5e-4, 16, 100, 3, "smooth_l1"),
-        "layouts": _integer(8, "batch shapes to compile, 1 to 8: more waste less", most=8),
+        "layouts": _integer(16, "batch shapes to compile, 1 to 32: more waste less", most=32),
         "first_convolution": _one_of(
             "auto",
             "by convolving or from tables of k-mers; auto: tables on CPU where that is less work",

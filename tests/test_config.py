@@ -96,7 +96,7 @@ def test_a_value_of_another_type_is_refused_by_name(path):
         ("train.learning_rate", -1e-3),
         ("train.weight_decay", "0"),
         ("train.epochs", 0),
-        ("train.layouts", 9),
+        ("train.layouts", 33),
         ("pretrain.score", "r2"),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_value_out_of_range_is_refused_with_what_is_allowed(path, value):
         ("seed", 2**32 - 1),
         ("train.learning_rate", 0),
         ("train.patience_epochs", 0),
-        ("train.layouts", 8),
+        ("train.layouts", 32),
     ],
 )
 def test_values_at_the_border_are_allowed(path, value):

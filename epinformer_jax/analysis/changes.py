@@ -172,13 +172,13 @@ def _one_strand(
     for size, at_once, places in slots.batches_of(counts, config):
         genes, here = chosen[places], [embedded[place] for place in places]
         batch = slots.slots_of(data, genes, here, at_once, size)
-        before = jax.device_get(reference(variables, batch)[0])
-        after = []
+        found = [reference(variables, batch)[0]]  # all are under way before one is waited for
         for change in run.changes:
             edit = _edit(run, change, batch, genes, here, swapped)
-            after.append(jax.device_get(edited(variables, batch, edit)))
+            found.append(edited(variables, batch, edit))
+        before, *after = jax.device_get(found)
         for row, (gene, count) in enumerate(zip(genes, counts[places], strict=True)):
-            values = np.stack([found[row, :count] for found in after]).astype(np.float64)
+            values = np.stack([own[row, :count] for own in after]).astype(np.float64)
             values[[change.turn >= count for change in run.changes]] = np.nan
             yield int(gene), float(before[row]), values
 

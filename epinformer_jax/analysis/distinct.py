@@ -21,6 +21,7 @@ from epinformer_jax.data.layouts import Geometry
 from epinformer_jax.model import functional, kmers, packing
 from epinformer_jax.model.architecture import ExpressionConfig
 from epinformer_jax.model.tracks import Placed, Tracks
+from epinformer_jax.train import devices
 
 SLOT_STEPS = (8, 16, 32)  # slots of genes that are computed together, below the model's own number
 
@@ -87,16 +88,17 @@ def embed(
     variables = jax.device_put(model.variables)
     step = _embed_step(config, model.info.unknown_base)
     chosen = np.arange(len(codes)) if chosen is None else chosen
-    waiting = None
-    for batch, used in _batches(config, codes, chosen, table, positions):
-        own = [codes[i] for i in batch.members]
-        packed = batches.pack_tracks(_geometry(config), own, batch.layout, batch.dealt)
-        answer = step(variables, used, packed)
-        if waiting is not None:  # the next batch is computed while this one is fetched
-            _store(embeddings, *waiting, bar)
-        waiting = batch.members, answer
-    if waiting is not None:
-        _store(embeddings, *waiting, bar)
+
+    def calls():
+        for batch, used in _batches(config, codes, chosen, table, positions):
+            own = [codes[i] for i in batch.members]
+            packed = batches.pack_tracks(_geometry(config), own, batch.layout, batch.dealt)
+            yield batch.members, functools.partial(step, variables, used, packed)
+
+    for members, found in devices.fetched(calls()):
+        embeddings[members] = found[: len(members)]
+        if bar is not None:
+            bar.update(len(members))
     return embeddings
 
 
@@ -118,23 +120,28 @@ def interact(
     step = _interact_step(config)
     variables = jax.device_put(model.variables)
     counts = np.array([len(of_slot[gene]) for gene in genes])
-    for slots, members in _by_slots(counts, config.slots):
-        size = min(at_once, -(-len(members) // 8) * 8)
-        for first in range(0, len(members), size):
-            chosen = genes[members[first : first + size]]
-            mask = np.zeros((size, slots), bool)
-            place = np.zeros((size, slots), np.int64)
-            links = np.zeros((size, slots, config.link_features), np.float32)
-            features = np.zeros((size, config.gene_features), np.float32)
-            mask[:, 0] = True
-            features[: len(chosen)] = gene_features[chosen]
-            for row, gene in enumerate(chosen):
-                count = len(of_slot[gene])
-                mask[row, :count] = True
-                place[row, :count] = of_slot[gene]
-                links[row, :count] = link_features[gene]
-            found = jax.device_get(step(variables, embeddings[place], mask, links, features))
-            yield Answers(chosen, *(part[: len(chosen)] for part in found))
+
+    def calls():
+        for slots, members in _by_slots(counts, config.slots):
+            size = min(at_once, -(-len(members) // 8) * 8)
+            for first in range(0, len(members), size):
+                chosen = genes[members[first : first + size]]
+                mask = np.zeros((size, slots), bool)
+                place = np.zeros((size, slots), np.int64)
+                links = np.zeros((size, slots, config.link_features), np.float32)
+                features = np.zeros((size, config.gene_features), np.float32)
+                mask[:, 0] = True
+                features[: len(chosen)] = gene_features[chosen]
+                for row, gene in enumerate(chosen):
+                    count = len(of_slot[gene])
+                    mask[row, :count] = True
+                    place[row, :count] = of_slot[gene]
+                    links[row, :count] = link_features[gene]
+                arrays = embeddings[place], mask, links, features
+                yield chosen, functools.partial(step, variables, *arrays)
+
+    for chosen, found in devices.fetched(calls()):
+        yield Answers(chosen, *(part[: len(chosen)] for part in found))
 
 
 def _by_slots(
@@ -168,12 +175,6 @@ def _batches(
 
 def _geometry(config: ExpressionConfig) -> Geometry:
     return Geometry(**config.geometry())
-
-
-def _store(embeddings, members, answer, bar) -> None:
-    embeddings[members] = jax.device_get(answer)[: len(members)]
-    if bar is not None:
-        bar.update(len(members))
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,7 +1,7 @@
 """Genes with their elements as rows: what tables of links and of perturbations begin with."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ from epinformer_jax.data import chromosomes, elements, features, tables
 PROMOTER_HALF_BP = 500
 PROMOTER_COLUMNS = ("gene_id", "gene_name", "chrom", "tss", "strand")
 CLASSES = ("self_promoter", "promoter", "distal")
+
+Columns = Mapping[str, np.ndarray] | pd.DataFrame
 
 
 def element_counts(models: Sequence[Model], genes: GeneInputs) -> Int[np.ndarray, "N"]:
@@ -41,51 +43,51 @@ def element_counts(models: Sequence[Model], genes: GeneInputs) -> Int[np.ndarray
     return counts
 
 
-def element_rows(
+def element_columns(
     models: Sequence[Model],
     genes: GeneInputs,
     counts: Int[np.ndarray, "N"],
     speaking: Bool[np.ndarray, "M N"],
     promoters: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """One row an element of a gene, nearest first within each gene.
+) -> dict[str, np.ndarray]:
+    """Columns of a table with one row an element of a gene, nearest first within each gene.
 
     Columns: gene_id, gene_name, chrom, start, end, tss, class, distance, activity, contact, fold,
     in_training. The class is self_promoter within 500 bp of the gene's own TSS, promoter within
     500 bp of another one of `promoters` (chrom, tss; the genes themselves without that), else
-    distal.
+    distal. Not a table yet: callers add columns, which is slow one by one.
     """
     folds, seen = ensembles.fold_and_training(models, genes.splits, speaking)
     names = list(genes.link_signal_names)
-    gene = np.repeat(np.arange(len(counts)), counts)
     examples = genes.examples
 
-    def flat(values) -> np.ndarray:
+    def of_gene(values, dtype=object) -> np.ndarray:
+        return np.repeat(np.array(values, dtype), counts)
+
+    def of_element(values) -> np.ndarray:
         parts = [own[:count] for own, count in zip(values, counts, strict=True)]
         return np.concatenate(parts)
 
-    table = pd.DataFrame(
-        {
-            "gene_id": [examples[i].gene_id for i in gene],
-            "gene_name": [examples[i].gene_name for i in gene],
-            "chrom": [examples[i].chrom for i in gene],
-            "start": flat([example.element_start for example in examples]),
-            "end": flat([example.element_end for example in examples]),
-            "tss": np.repeat([example.tss for example in examples], counts),
-            "class": "",
-            "distance": flat([example.distance_bp for example in examples]),
-            **{
-                name: flat([e.link_signals[:, names.index(name)] for e in examples])
-                for name in ("activity", "contact")
-            },
-            "fold": np.repeat(np.array(folds, object), counts),
-            "in_training": np.repeat(np.array(seen, object), counts),
-        }
-    )
+    columns = {
+        "gene_id": of_gene([example.gene_id for example in examples]),
+        "gene_name": of_gene([example.gene_name for example in examples]),
+        "chrom": of_gene([example.chrom for example in examples]),
+        "start": of_element([example.element_start for example in examples]),
+        "end": of_element([example.element_end for example in examples]),
+        "tss": of_gene([example.tss for example in examples], np.int64),
+        "class": np.empty(0, object),  # its place; known once the others are
+        "distance": of_element([example.distance_bp for example in examples]),
+        **{
+            name: of_element([e.link_signals[:, names.index(name)] for e in examples])
+            for name in ("activity", "contact")
+        },
+        "fold": of_gene(folds),
+        "in_training": of_gene(seen),
+    }
     if promoters is None:
         promoters = promoters_of(genes)
-    table["class"] = classes_of(table, promoters)
-    return table
+    columns["class"] = classes_of(columns, promoters)
+    return columns
 
 
 def promoters_of(genes: GeneInputs) -> pd.DataFrame:
@@ -94,16 +96,18 @@ def promoters_of(genes: GeneInputs) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(PROMOTER_COLUMNS))
 
 
-def classes_of(table: pd.DataFrame, promoters: pd.DataFrame) -> np.ndarray:
-    """The class of each row's element; see `element_rows`."""
-    is_promoter = np.zeros(len(table), bool)
-    for chrom, rows in table.groupby("chrom", sort=False).indices.items():
-        tss = np.sort(promoters.loc[promoters["chrom"] == chrom, "tss"].to_numpy(np.int64))
-        start, end = (table[name].to_numpy(np.int64)[rows] for name in ("start", "end"))
-        first = np.searchsorted(tss, start - PROMOTER_HALF_BP, side="right")
+def classes_of(elements_of: Columns, promoters: pd.DataFrame) -> np.ndarray:
+    """The class of each element; see `element_columns`."""
+    chrom, start, end = (np.asarray(elements_of[name]) for name in ("chrom", "start", "end"))
+    is_promoter = np.zeros(len(chrom), bool)
+    of_promoter, all_tss = (promoters[name].to_numpy() for name in ("chrom", "tss"))
+    for name in dict.fromkeys(chrom.tolist()):
+        rows = np.flatnonzero(chrom == name)
+        tss = np.sort(all_tss[of_promoter == name].astype(np.int64))
+        first = np.searchsorted(tss, start[rows] - PROMOTER_HALF_BP, side="right")
         nearest = np.append(tss, np.iinfo(np.int64).max // 2)[first]
-        is_promoter[rows] = nearest < end + PROMOTER_HALF_BP
-    own = elements.is_self_promoter(table[["start", "end", "distance"]])
+        is_promoter[rows] = nearest < end[rows] + PROMOTER_HALF_BP
+    own = elements.is_self_promoter(elements_of)
     return np.where(own, CLASSES[0], np.where(is_promoter, CLASSES[1], CLASSES[2]))
 
 

@@ -28,8 +28,8 @@ from epinformer_jax.analysis import (
 )
 from epinformer_jax.analysis.element_table import (
     add_gene_argument,
+    element_columns,
     element_counts,
-    element_rows,
     read_chosen,
 )
 from epinformer_jax.analysis.ensembles import Ensemble, Model
@@ -102,13 +102,14 @@ def score_links(
     scores = _scores(
         models, genes, schema, counts, speaking, average_strands, batch_size, show_progress
     )
-    table = element_rows(models, genes, counts, speaking, promoters)
+    columns = element_columns(models, genes, counts, speaking, promoters)
     gene = np.repeat(np.arange(len(counts)), counts)
-    abc = (table["activity"] * table["contact"]).to_numpy(np.float64)
+    abc = (columns["activity"] * columns["contact"]).astype(np.float64)
     raw = scores.attention.mean(axis=0)
     by_layer = scores.attention + ATTENTION_FLOOR
     mean = by_layer.mean(axis=0)
-    new = {
+    last = {name: columns.pop(name) for name in ("fold", "in_training")}
+    columns |= {
         "abc": shares(abc, gene),
         "attention_mean": shares(mean, gene),
         **{f"attention_L{k}": shares(own, gene) for k, own in enumerate(by_layer, 1)},
@@ -118,14 +119,14 @@ def score_links(
         "gradient_sequence": scores.sequence,
         "gradient_signals": scores.signals,
         "removal_delta": scores.removal_delta,
+        **last,
     }
-    last = ["fold", "in_training"]
-    table = pd.concat([table.drop(columns=last).assign(**new), table[last]], axis=1)
     names = list(genes.link_signal_names)
     if "abc_score" in names:
         column = names.index("abc_score")
         parts = zip(genes.examples, counts, strict=True)
-        table["abc_score"] = np.concatenate([e.link_signals[:n, column] for e, n in parts])
+        columns["abc_score"] = np.concatenate([e.link_signals[:n, column] for e, n in parts])
+    table = pd.DataFrame(columns)
     table.attrs["without_elements"] = [i for i, n in zip(ids, counts, strict=True) if not n]
     return table
 

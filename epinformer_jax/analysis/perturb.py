@@ -19,8 +19,8 @@ from epinformer_jax.analysis import activity, changes, ensembles, kmer_tables, p
 from epinformer_jax.analysis.changes import SCALED, Change, Codes, Effects
 from epinformer_jax.analysis.element_table import (
     add_gene_argument,
+    element_columns,
     element_counts,
-    element_rows,
     read_chosen,
 )
 from epinformer_jax.analysis.ensembles import Ensemble, Model
@@ -110,12 +110,11 @@ def perturb_elements(
         average_strands=average_strands,
         show_progress=show_progress,
     )
-    rows = element_rows(models, genes, counts, speaking, promoters)
-    table = _table(rows, counts, wanted, effects)
+    columns = element_columns(models, genes, counts, speaking, promoters)
+    per_unit = label_scale.log2_per_unit(dict(label_transform or info.label_transform))
+    table = _table(columns, counts, wanted, effects, per_unit)
     if (speaking.sum(axis=0) <= 1).all():
         del table["delta_sd"]
-    per_unit = label_scale.log2_per_unit(dict(label_transform or info.label_transform))
-    table["log2fc"] = table["delta"] * per_unit
     table.attrs["without_elements"] = [i for i, n in zip(ids, counts, strict=True) if not n]
     return table
 
@@ -245,41 +244,47 @@ def _swaps(swaps: Mapping[str, Codes], window_bp: int) -> list[Change]:
 
 
 def _table(
-    rows: pd.DataFrame,
+    columns: dict[str, np.ndarray],
     counts: np.ndarray,
     wanted: Sequence[Change],
     effects: Effects,
+    log2_per_unit: float,
 ) -> pd.DataFrame:
     """All changes of an element one after another, without those that are not defined."""
-    count = len(wanted)
-    table = rows.loc[rows.index.repeat(count)].reset_index(drop=True)
-    where = zip(rows["chrom"], rows["start"], rows["end"], strict=True)
-    places = np.array([f"{chrom}:{start + 1}-{end}" for chrom, start, end in where], object)
-    place = np.arange(len(rows))
+    count, rows = len(wanted), len(columns["start"])
+    place = np.arange(rows)
     first = np.repeat(np.cumsum(counts) - counts, counts)
     own = np.repeat(counts, counts)
-    swapped_in = np.full((count, len(rows)), "", object)
+    swapped_in = np.full((count, rows), "", object)
+    places = _places(columns) if any(change.turn for change in wanted) else None
     for row, change in enumerate(wanted):
         swapped_in[row] = change.name
         if change.turn:
             other = first + (place - first + change.turn) % own
             swapped_in[row] = places[other]
     before = np.repeat(effects.before, counts)
+    delta = (effects.after - before[None]).T.ravel()
+    is_defined = (np.array([change.turn for change in wanted])[None] < own[:, None]).ravel()
+    of_element = {name: np.repeat(x, count) for name, x in columns.items() if name != "tss"}
+    last = {name: of_element.pop(name) for name in ("fold", "in_training")}
     new = {
-        "change": np.tile([change.kind for change in wanted], len(rows)),
-        "dose": np.tile([change.dose for change in wanted], len(rows)),
+        "change": np.tile(np.array([change.kind for change in wanted], object), rows),
+        "dose": np.tile([change.dose for change in wanted], rows),
         "swapped_in": swapped_in.T.ravel(),
         "prediction_ref": np.repeat(before, count),
         "prediction_alt": effects.after.T.ravel(),
-        "delta": (effects.after - before[None]).T.ravel(),
-        "log2fc": np.nan,
+        "delta": delta,
+        "log2fc": delta * log2_per_unit,
         "delta_sd": effects.sd.T.ravel(),
     }
-    last = ["fold", "in_training"]
-    table = pd.concat([table.drop(columns=[*last, "tss"]).assign(**new), table[last]], axis=1)
-    turns = np.array([change.turn for change in wanted])
-    is_defined = turns[None] < own[:, None]
-    return table[is_defined.ravel()].reset_index(drop=True)
+    found = of_element | new | last
+    return pd.DataFrame({name: values[is_defined] for name, values in found.items()})
+
+
+def _places(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Elements as a genome browser names them."""
+    spans = zip(columns["chrom"], columns["start"], columns["end"], strict=True)
+    return np.array([f"{chrom}:{start + 1}-{end}" for chrom, start, end in spans], object)
 
 
 def _transform(text: str) -> dict[str, Any]:

@@ -5,12 +5,9 @@ that are wanted, and puts answers back in their places. Windows whose wanted pos
 share a call.
 """
 
-import collections
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -26,12 +23,12 @@ from epinformer_jax.model.architecture import ActivityConfig, ModelConfig
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.model.kmers import Table, Taps
 from epinformer_jax.model.local_rows import Tiles
+from epinformer_jax.train import devices
 
 Codes = UInt8[np.ndarray, "_"]
 # Positions of one call: a CPU likes what fits its cache, with many slots half as many.
 POSITIONS_ON_CPU, MANY_SLOTS = 256, 24
 POSITIONS_ON_DEVICE = 8192
-CALLS_AT_ONCE = 2  # a thread each: a call of so few positions keeps one core busy, not two
 MUTATED_BASES = 10  # so many encoded bases gain by k-mers what a substituted position gains
 
 
@@ -140,21 +137,9 @@ def fill(
     computes for each substitution.
     """
     laid = batches(windows, config, table, positions_at_once(slots))
-    for batch in itertools.islice(laid, 1):  # here, so that threads find it compiled
-        _store(values, windows, batch, _answers(call, batch))
-    with ThreadPoolExecutor(CALLS_AT_ONCE) as pool:
-        waiting = collections.deque()
-        for batch in laid:
-            waiting.append((batch, pool.submit(_answers, call, batch)))
-            if len(waiting) > CALLS_AT_ONCE:
-                done, found = waiting.popleft()
-                _store(values, windows, done, found.result())
-        for done, found in waiting:
-            _store(values, windows, done, found.result())
-
-
-def _answers(call: Callable[[Batch], object], batch: Batch) -> np.ndarray:
-    return np.asarray(call(batch))
+    calls = ((batch, functools.partial(call, batch)) for batch in laid)
+    for batch, found in devices.fetched(calls):
+        _store(values, windows, batch, found)
 
 
 def _store(values, windows: Sequence[Window], batch: Batch, found: np.ndarray) -> None:

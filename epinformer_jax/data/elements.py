@@ -5,6 +5,7 @@ absolute value.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -115,12 +116,12 @@ def select(links: pd.DataFrame, rule: ElementRule) -> tuple[pd.DataFrame, pd.Dat
     return links.iloc[kept], links[is_dropped].assign(reason=reason[is_dropped])
 
 
-def is_self_promoter(links: pd.DataFrame) -> np.ndarray:
+def is_self_promoter(links: Mapping[str, np.ndarray] | pd.DataFrame) -> np.ndarray:
     """Boolean, one a link: the table's own column, or overlap of the element with TSS +-500 bp."""
     if "is_self_promoter" in links:
-        return links["is_self_promoter"].to_numpy(bool)
-    half_length = (links["end"] - links["start"]).to_numpy() / 2
-    return links["distance"].abs().to_numpy() < _PROMOTER_HALF_WIDTH_BP + half_length
+        return np.asarray(links["is_self_promoter"], bool)
+    start, end, distance = (np.asarray(links[name]) for name in ("start", "end", "distance"))
+    return np.abs(distance) < _PROMOTER_HALF_WIDTH_BP + (end - start) / 2
 
 
 def crop(start: int, end: int, window_bp: int) -> tuple[int, int]:

@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from epinformer_jax.model import functional, layers
@@ -34,7 +33,6 @@ from epinformer_jax.model.functional import Variables
 
 DIGITS = 4
 TAPS = 3  # of the first convolution
-EXACT_DIGITS = 12  # of a number that float32 holds
 
 
 class Taps(NamedTuple):
@@ -152,28 +150,22 @@ def second_taps(encoder: Encoder, x: Float[Array, "*N C"], dtype: str) -> Float[
 def numbers_of(
     bases: Float[Array, "N L A"], frame: Frame, count: int
 ) -> tuple[Int[Array, "N P"], Bool[Array, "N P"]]:
-    """Number of each position's k-mer (its unknown bases read as A), and whether all are known.
-
-    A convolution whose floats are exact: the first bases have a sum of their own.
-    """
-    digit = jnp.matmul(bases, jnp.arange(DIGITS, dtype=bases.dtype))
+    """Number of each position's k-mer (its unknown bases read as A), and whether all are known."""
+    digit = jnp.matmul(bases, jnp.arange(DIGITS, dtype=bases.dtype)).astype(jnp.int32)
     known = jnp.any(bases > 0, axis=-1)
-    after = (count - 1) * frame.stride + frame.width - frame.lead - bases.shape[1]
-    last = min(frame.width, EXACT_DIGITS)
-    kernel = np.zeros((frame.width, 2, 3), np.float32)
-    kernel[-last:, 0, 0] = DIGITS ** np.arange(last - 1, -1, -1)
-    kernel[:-last, 0, 1] = DIGITS ** np.arange(frame.width - last - 1, -1, -1)
-    kernel[:, 1, 2] = 1
-    found = jax.lax.conv_general_dilated(
-        jnp.stack([digit, known], axis=-1).astype(jnp.float32),
-        kernel,
-        (frame.stride,),
-        [(frame.lead, after)],
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    number = found[..., :2].astype(jnp.int32)
-    return number[..., 0] + number[..., 1] * DIGITS**last, found[..., 2] == frame.width
+    last = (count - 1) * frame.stride + 1
+    after = last + frame.width - 1 - frame.lead - bases.shape[1]
+    ends = [(0, 0, 0), (frame.lead, after, 0)]  # negative ones cut
+    digit, known = jax.lax.pad(digit, 0, ends), jax.lax.pad(known, False, ends)
+
+    def seen(values, offset):
+        return jax.lax.slice_in_dim(values, offset, offset + last, frame.stride, axis=1)
+
+    number, is_known = seen(digit, 0), seen(known, 0)
+    for offset in range(1, frame.width):
+        number = number * DIGITS + seen(digit, offset)
+        is_known &= seen(known, offset)
+    return number, is_known
 
 
 def block_by_taps(

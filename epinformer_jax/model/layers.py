@@ -87,12 +87,13 @@ class Linear(nnx.Module):
         self, x: Float[Array, "*leading I"], dtype: str = "float32"
     ) -> Float[Array, "*leading O"]:
         kernel = self.kernel[...]
+        # one leading axis: with more, the kernel's gradient is a product of another, slow form
         y = jnp.matmul(
-            cast(x, dtype),
+            cast(x, dtype).reshape(-1, x.shape[-1]),
             cast(kernel, dtype),
             precision=precision_of(dtype),
             preferred_element_type=kernel.dtype,
-        )
+        ).reshape(*x.shape[:-1], -1)
         return y + _rank(self.bias[...], y) if self.use_bias else y
 
 

@@ -1,4 +1,5 @@
-"""Where arrays live: meshes of devices, batches dealt over them, prefetch, the compilation cache.
+"""Where arrays live: meshes of devices, batches dealt over them, prefetch, answers fetched beside
+the next computation, the compilation cache.
 
 A mesh has one axis, `data`. Rows or tracks of a batch are dealt over it, everything else is on each
 device, so a result does not depend on the number of devices (beyond rounding). A mesh may span
@@ -10,9 +11,11 @@ import functools
 import hashlib
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +28,10 @@ from epinformer_jax.data.batches import Batch
 AXIS = "data"
 DEALT = ("rows", "tracks", "towers")  # parts of a batch
 AHEAD = 2  # batches on their way to the devices while a step runs
+AT_ONCE = 2  # computations whose answers are fetched; a CPU runs those of one thread in turn
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+
+Tag = TypeVar("Tag")
 
 
 @functools.lru_cache(maxsize=1)
@@ -99,6 +105,33 @@ def prefetched(batches: Iterable[Batch], mesh: Mesh | None = None) -> Iterator[B
         if len(waiting) > AHEAD:
             yield waiting.popleft()
     yield from waiting
+
+
+def fetched(
+    calls: Iterable[tuple[Tag, Callable[[], Any]]], *, at_once: int = AT_ONCE
+) -> Iterator[tuple[Tag, Any]]:
+    """What jitted calls answer, on the host and in their order, each with its tag.
+
+    `at_once` of them run at a time, a thread each: a small computation keeps one core busy, and a
+    device would wait while an answer is fetched. Calls are made one after another, so that none is
+    compiled twice. Collective ones of several processes must keep their order: at_once=1.
+    """
+    calling = threading.Lock()
+
+    def answer(call: Callable[[], Any]) -> Any:
+        with calling:
+            found = call()
+        return jax.device_get(found)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting: collections.deque = collections.deque()
+        for tag, call in calls:
+            waiting.append((tag, pool.submit(answer, call)))
+            if len(waiting) > at_once:
+                done, found = waiting.popleft()
+                yield done, found.result()
+        for done, found in waiting:
+            yield done, found.result()
 
 
 def waits_each_step(mesh: Mesh) -> bool:

@@ -39,7 +39,7 @@ from epinformer_jax.train import checkpoint, devices, tasks
 MANIFEST = atomic.MARKER
 FORMAT = 2
 POSITIONS_A_CALL = 2**17  # bases that go through the encoder at once while towers are made
-LAYOUTS = 8  # of batches behind the encoder, quickly compiled; one where the plan has one
+LAYOUTS = 16  # of batches behind the encoder, quickly compiled; one where the plan has one
 
 
 class Distinct(NamedTuple):

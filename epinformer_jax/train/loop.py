@@ -28,7 +28,9 @@ from epinformer_jax.model.functional import Tree, Variables
 from epinformer_jax.train import distributed, metrics, tasks
 from epinformer_jax.train.checkpoint import Checkpoints, ModelInfo, Restored
 from epinformer_jax.train.devices import (
+    AT_ONCE,
     all_devices,
+    fetched,
     prefetched,
     put_replicated,
     replicated,
@@ -172,9 +174,9 @@ def predict_all(
     variables = put_replicated(variables, mesh)
     predictions, attention = [], []
     batches = prefetched(stream.batches(0, stream.steps_per_epoch), mesh)
-    for number, batch in enumerate(batches):
+    calls = ((n, functools.partial(step, variables, own)) for n, own in enumerate(batches))
+    for number, (values, weights) in fetched(calls, at_once=AT_ONCE if mesh.size == 1 else 1):
         real = len(stream.indices(number))
-        values, weights = jax.device_get(step(variables, batch))
         predictions.append(values[:real])
         attention.append(weights[:real])
     predictions, attention = np.concatenate(predictions), np.concatenate(attention)

@@ -1,13 +1,16 @@
 """What we run for the expression model: production's jitted steps on production's packed batches.
 
 Batches are those of the first steps of training, packed beforehand (training packs ahead in a
-thread; the time it takes stands beside). Compiling counts as one-off.
+thread; the time it takes stands beside). Compiling counts as one-off. Where a batch takes
+milliseconds a run is a stretch of the stream, by production's loops, which copy, compute and fetch
+neighbouring batches side by side.
 """
 
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,11 +22,12 @@ from epinformer_jax.data.layouts import Plan
 from epinformer_jax.model import functional, kmers, packing
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.train import encoder_cache, loop, tasks
-from epinformer_jax.train.devices import put_batch, put_replicated
+from epinformer_jax.train.devices import fetched, prefetched, put_batch, put_replicated
 from tests.benchmarks import models, networks, occupancy
 from tests.benchmarks.setting import SLOTS, Prepared, Setting
 
 STREAM_BATCHES, QUICK_BATCHES = 48, 8  # of the real stream, taken in turn
+STRETCH = 8  # batches of a run, where it has several
 
 
 def objective(setting: Setting, encoder: str = "tuned", *, tables: bool = False) -> tasks.Objective:
@@ -97,20 +101,26 @@ def forward(setting: Setting, *, batch: int, kmer_table: KmerTable = "off") -> P
         one_off = {"table_s": time.perf_counter() - started, "table_bytes": table.values.nbytes}
         by_table = jax.jit(functools.partial(predict_by_table, goal))
 
-        def predict(packed: Batch):
-            return by_table(weights, table, put_batch(packed))
+        predict = functools.partial(by_table, weights, table)
     else:
-        step = loop.predict_step(goal)
-
-        def predict(packed: Batch):
-            return step(weights, put_batch(packed))[0]
-
-    one_off |= {"compile_s": compiled(predict, batches), "packing_of_a_batch_s": packing_s}
+        predict = functools.partial(loop.predict_step(goal), weights)
+    one_off |= {
+        "compile_s": compiled(lambda packed: predict(put_batch(packed)), batches),
+        "packing_of_a_batch_s": packing_s,
+    }
 
     def run(index: int) -> list[float]:
-        return jax.device_get(predict(batches[index % len(batches)])).tolist()
+        chosen = prefetched(_stretch(batches, index))
+        calls = ((n, functools.partial(predict, packed)) for n, packed in enumerate(chosen))
+        found = [predictions for _, (predictions, _) in fetched(calls)]
+        return found[0].tolist()
 
-    return Prepared(run, work=batch, one_off=one_off)
+    return Prepared(run, work=batch * STRETCH, one_off=one_off)
+
+
+def _stretch(batches: Sequence[Any], index: int, length: int = STRETCH) -> Iterator[Any]:
+    """The batches of run number `index`."""
+    return (batches[n % len(batches)] for n in range(index * length, (index + 1) * length))
 
 
 def predict_by_table(
@@ -122,7 +132,7 @@ def predict_by_table(
     """tasks.predict with the first block from its table; genes without unknown bases."""
     packed = tasks.packed_batch(batch)
     model = functional.bind(goal.model, weights)
-    return packing.express(model, packed, train=False, unknown=goal.unknown_base, table=table)[0]
+    return packing.express(model, packed, train=False, unknown=goal.unknown_base, table=table)
 
 
 def train(
@@ -156,7 +166,7 @@ def train_cached(setting: Setting, *, batch: int) -> Prepared:
     def with_towers(index: int) -> Batch:
         return cache.with_towers(batches[index], places[index])
 
-    steps = _steps(setting, goal, batches, spent, with_towers)
+    steps = _steps(setting, goal, batches, spent, with_towers, stretch=STRETCH)
     return dataclasses.replace(steps, close=cache.delete)
 
 
@@ -166,18 +176,25 @@ def _steps(
     batches: list[Batch],
     one_off: dict[str, float],
     prepared: Callable[[int], Batch] | None = None,
+    *,
+    stretch: int = 1,
 ) -> Prepared:
-    """Steps over the batches in turn; `prepared` makes each of another form when its turn comes."""
+    """Steps over the batches in turn, `stretch` of them a run; `prepared` makes each of another
+    form when its turn comes.
+    """
     take = prepared or batches.__getitem__
-    training = Training(setting, goal)
+    training, order = Training(setting, goal), range(len(batches))
     # as they are when their turn comes: cached rows have layouts of their own, and more of them
-    one_off = {"compile_s": compiled(training.advance, map(take, range(len(batches)))), **one_off}
+    one_off = {"compile_s": compiled(training.advance, map(take, order)), **one_off}
     training.start()
 
     def run(index: int) -> list[float]:
-        return [float(training.advance(take(index % len(batches)))[1])]
+        chosen = prefetched(map(take, _stretch(order, index, stretch)))
+        losses = [training.step_on(packed) for packed in chosen]
+        jax.block_until_ready(training.state)
+        return [float(losses[0])]
 
-    return Prepared(run, work=1, one_off=one_off)
+    return Prepared(run, work=stretch, one_off=one_off)
 
 
 class Training:
@@ -195,9 +212,14 @@ class Training:
         transform = loop.make_optimizer(self.goal, optimizer(self.setting))
         self.state = loop.State(params, stats, put_replicated(transform.init(params)))
 
+    def step_on(self, batch: Batch) -> jax.Array:
+        """Begins a step on a batch that is on the device; its loss."""
+        self.state, loss = self.step(self.state, batch, self.key)
+        return loss
+
     def advance(self, batch: Batch) -> tuple[loop.State, jax.Array]:
         """One step; waits for it."""
-        self.state, loss = self.step(self.state, put_batch(batch), self.key)
+        loss = self.step_on(put_batch(batch))
         return jax.block_until_ready((self.state, loss))
 
 
