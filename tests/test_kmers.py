@@ -45,7 +45,7 @@ def table_of(stem_width, build=kmers.build):
         return build(config_with(stem_width), weights(stem_width))
 
 
-def towers(stem_width, codes, *, build=kmers.build, unknown=0.25, unknown_kmers=0, tracks=1):
+def towers(stem_width, codes, *, build=kmers.build, tracks=1):
     """What leaves the encoder over tracks of these sequences, by the table and by the layers; and
     where it counts.
     """
@@ -63,12 +63,9 @@ def towers(stem_width, codes, *, build=kmers.build, unknown=0.25, unknown_kmers=
             hard,
             tracks_lib.track_of(hard),
             tracks_lib.background_of(hard, empty, 64),
-            unknown=unknown,
             dtype="float32",
-            unknown_kmers=unknown_kmers,
         )
-        bases = tracks_lib.expand(laid, placed, unknown=unknown, dtype=jnp.float64)
-        by_layers = packing.tower(model, bases, empty, unknown=unknown)
+        by_layers = packing.tower(model, hard, empty, unknown=0.0)
         return (by_table[0].x, by_table[1].x), (by_layers[0], by_layers[1].x)
 
     found = both(weights(stem_width), table_of(stem_width, build), laid, placed)
@@ -92,19 +89,17 @@ def test_a_tower_by_table_equals_the_layers_for_every_length_and_place(build, st
         assert_alike(*towers(stem_width, codes, build=build, tracks=count))
 
 
-@pytest.mark.parametrize("unknown", [0.25, 0.0])
-@pytest.mark.parametrize("stem_width", STEM_WIDTHS)
-@pytest.mark.parametrize("build", [kmers.build, kmers.build_taps])
-def test_unknown_bases_are_computed(build, stem_width, unknown):
-    """Single ones, runs, whole elements, next to either end."""
-    rng = np.random.default_rng(9)
-    codes = [tiny_inputs.random_codes(rng, n, 0.1) for n in (64, 63, 31, 30, 8, 3)]
-    codes.append(np.zeros(20, np.uint8))
-    codes[0][20:40] = 0
-    with jax.enable_x64(True):
-        assert_alike(
-            *towers(stem_width, codes, build=build, unknown=unknown, unknown_kmers=200, tracks=2)
-        )
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_every_part_of_a_k_mer_has_a_number_of_its_own_behind_all_k_mers(width):
+    digits = np.concatenate([np.asarray(own) for own in kmers._digits_of_parts(width)])
+    known = digits >= 0
+    read = (np.maximum(digits, 0) * 4 ** np.arange(width - 1, -1, -1)).sum(axis=1)
+    first = np.where(known.any(axis=1), known.argmax(axis=1), 0)
+    ends = first, first + known.sum(axis=1)
+    got = kmers.part_numbers(*map(jnp.asarray, (read, *ends)), width)
+    np.testing.assert_array_equal(got, np.arange(len(digits)))
+    assert (digits[: 4**width] >= 0).all()
+    assert len(np.unique(digits, axis=0)) == len(digits) == kmers.outside(width)
 
 
 @pytest.mark.parametrize("width", [1, 11, 12, 13, 15])

@@ -1,9 +1,10 @@
 """Tracks read from tables of k-mers (model/kmers.py): in evaluation, for fixed weights, and where a
 training step's tables are read (model/kmer_training.py).
 
-What is no plain k-mer is computed as ever: positions that reach past a sequence's end, a fixed
-number each, or that see an unknown base. Positions that see no sequence have the background's
-answer.
+In evaluation all bases of sequences are known. Positions that reach past a sequence's end, a fixed
+number each, see parts of k-mers, which the stem's taps have answers for. In training such windows,
+and those with an unknown base, are computed as ever. Positions that see no sequence have the
+background's answer.
 """
 
 from typing import NamedTuple
@@ -11,10 +12,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from epinformer_jax.model import kmers, layers
+from epinformer_jax.model import kmers
 from epinformer_jax.model.encoder import NOTHING, Background, Encoder, Track
 from epinformer_jax.model.kmers import DIGITS, TAPS, Frame, Table, Taps
 from epinformer_jax.model.tracks import Bases
+
+NOWHERE = -(2**30)  # where the sequence of a gap begins and ends
 
 
 class Reading(NamedTuple):
@@ -40,55 +43,56 @@ def from_table(
     track: Track,
     background: Background,
     *,
-    unknown: float,
     dtype: str,
-    unknown_kmers: int = 0,
 ) -> tuple[Track, Background]:
-    """What leaves the encoder in evaluation mode, its first layers read from the table.
-
-    `bases.x` must be zero at unknown bases (`tracks.expand` with unknown=0). At most
-    `unknown_kmers` positions may see an unknown base away from their sequence's ends; the caller
-    has to know.
+    """What leaves the encoder in evaluation mode, its first layers read from the table. All bases
+    of sequences must be known.
     """
     one, shape = bases.end_to_end(), (bases.x.shape[0], -1)
-    index, others = _index(encoder, table, one, track, unknown, unknown_kmers, dtype)
     background = background._replace(x=table.nothing[None].astype(bases.x.dtype))
-    if isinstance(table, Table):
-        others = kmers.second_taps(encoder, others, dtype)
-        x = _sum_of_taps(table.values, others, index, encoder.blocks[1].conv.kernel.shape[2])
+    if isinstance(table, Taps):
+        numbers = _stem_numbers(encoder, one)[None]
+        x = kmers.block_by_taps(encoder, table.values, numbers, dtype)[0]
         track = track._replace(x=x.astype(bases.x.dtype).reshape(*shape, x.shape[-1]))
-        x = encoder.blocks[1].conv(background.x, same=True, dtype=dtype)
-        background = background._replace(x=x)
-        return encoder.from_convolution(1, track, background, train=False, dtype=dtype)
-    # where a base is unknown, anything
-    stem = kmers.stem_frame(encoder.config)
-    stem = stem._replace(lead=stem.lead + 1)
-    numbers, _ = kmers.numbers_of(one.x, stem, one.x.shape[1] + TAPS - 1)
-    x = kmers.block_by_taps(encoder, table, numbers, dtype)[0]
-    size = DIGITS ** kmers.block_frame(encoder.config).width
-    other = kmers.take(others, jnp.maximum(index - size, 0))
-    x = jnp.where((index < size)[:, None], x, other.astype(x.dtype))
+        return encoder.from_block(1, track, background, train=False, dtype=dtype)
+    index, others = _index(encoder, table, one, track, dtype)
+    others = kmers.second_taps(encoder, others, dtype)
+    x = _sum_of_taps(table.values, others, index, encoder.blocks[1].conv.kernel.shape[2])
     track = track._replace(x=x.astype(bases.x.dtype).reshape(*shape, x.shape[-1]))
-    return encoder.from_block(1, track, background, train=False, dtype=dtype)
+    x = encoder.blocks[1].conv(background.x, same=True, dtype=dtype)
+    background = background._replace(x=x)
+    return encoder.from_convolution(1, track, background, train=False, dtype=dtype)
+
+
+def _stem_numbers(encoder: Encoder, bases: Bases) -> Int[Array, "K"]:
+    """Number of the k-mer, or part of one, of each stem position of a single track and of one more
+    on either side.
+    """
+    frame, placed = kmers.stem_frame(encoder.config), bases.placed
+    length, rows = bases.x.shape[1], placed.begin.shape[0]
+    wider = frame._replace(lead=frame.lead + 1)
+    numbers, _ = kmers.numbers_of(bases.x, wider, length + 2)
+    row = jnp.pad(jnp.repeat(bases.row_of_block[0], bases.stride), 1, constant_values=rows + 1)
+    first_base = jnp.arange(length + 2) - wider.lead
+    begin, end = (
+        jnp.append(at, jnp.full(2, NOWHERE, at.dtype))[row] - first_base
+        for at in (placed.begin, placed.begin + placed.length)
+    )
+    found = kmers.part_numbers(numbers[0], begin, end, frame.width)
+    return jnp.where(row > rows, kmers.outside(frame.width), found)
 
 
 def _index(
-    encoder: Encoder,
-    table: Table | Taps,
-    bases: Bases,
-    track: Track,
-    unknown: float,
-    unknown_kmers: int,
-    dtype: str,
+    encoder: Encoder, table: Table, bases: Bases, track: Track, dtype: str
 ) -> tuple[Int[Array, "P"], Float[Array, "M C"]]:
     """For every second base of a single track: its k-mer's number, or 4^width + the row of the
-    other answers of the first block, which follow: to odd windows, to no base, zeros for what lies
-    past the ends of the model's window, and to no base near them.
+    other answers of the first block, which follow: to windows at ends, to no base, zeros for what
+    lies past the ends of the model's window, and to no base near them.
     """
     frame, placed = kmers.block_frame(encoder.config), bases.placed
     count, size = bases.x.shape[1] // frame.stride, DIGITS**frame.width
-    reading = read(bases, frame, count, unknown=unknown, unknown_kmers=unknown_kmers)
-    nowhere = size + len(reading.windows)
+    reading = read(bases, frame, count, unknown=0.0, unknown_kmers=0)
+    nowhere = size + len(reading.row)
     kind = jnp.repeat(track.kind.reshape(-1), bases.stride // frame.stride)
     index = jnp.where(kind == NOTHING, nowhere + 1, reading.index[0])
     edge = -(-encoder.config.reach_bp // frame.stride)
@@ -99,7 +103,7 @@ def _index(
     is_bare = (index[jnp.minimum(position, count - 1)] == nowhere) & is_whole[:, None]
     near_ends = jnp.broadcast_to(nowhere + 2 + jnp.arange(len(ends))[None], position.shape)
     index = index.at[jnp.where(is_bare, position, count)].set(near_ends, mode="drop")
-    odd = _odd_windows(encoder, reading, bases, length * frame.stride, dtype)
+    odd = _at_ends(encoder, table.parts, reading, bases, length * frame.stride, dtype)
     nothing = table.nothing.astype(odd.dtype)
     middle = nothing[length // 2][None]
     return index, jnp.concatenate([odd, middle, jnp.zeros_like(middle), nothing[ends]])
@@ -144,10 +148,9 @@ def read(
     first_base = place * frame.stride - frame.lead
     blocks = bases.row_of_block.shape[1]
     row_of = bases.row_of_block[0, jnp.clip(place * frame.stride // bases.stride, 0, blocks - 1)]
-    nowhere = -(2**30)  # of a gap's ends
 
-    def here(values, gap=nowhere):
-        return jnp.append(values, jnp.full(2, gap, values.dtype))[row_of]
+    def here(values):
+        return jnp.append(values, jnp.full(2, NOWHERE, values.dtype))[row_of]
 
     holds_base = (first_base + frame.width > here(begin)) & (first_base < here(end))
     shifted = frame._replace(lead=frame.lead - first * frame.stride)
@@ -184,14 +187,30 @@ def _windows(bases: Bases, frame: Frame, row, position, unknown: float) -> Float
     return jnp.where(inside[..., None], found, 0)
 
 
-def _odd_windows(
-    encoder: Encoder, reading: Reading, bases: Bases, window_bp: int, dtype: str
+def _at_ends(
+    encoder: Encoder,
+    parts: Float[Array, "R C"],
+    reading: Reading,
+    bases: Bases,
+    window_bp: int,
+    dtype: str,
 ) -> Float[Array, "M C"]:
-    block, placed = encoder.blocks[0], bases.placed
-    x = layers.elu(encoder.stem(reading.windows, same=False, dtype=dtype))
+    """The first block's answers to the windows of a reading, from what they leave of the stem's
+    k-mers.
+    """
+    frame, placed = kmers.stem_frame(encoder.config), bases.placed
     # a position sees the stem at 2 q - 1 .. 2 q + 2; past the model's window that is zero
-    ahead = (placed.start - placed.low)[reading.row]
-    place = (ahead + 2 * reading.position - 1)[:, None] + jnp.arange(x.shape[1])[None]
-    x = jnp.where(((place >= 0) & (place < window_bp))[..., None], x, 0)
-    x = block.conv(x, same=False, dtype=dtype)
-    return block.finish(x, *block.norm.fixed(), dtype)[:, 0]
+    place = 2 * reading.position[:, None] - 1 + jnp.arange(TAPS + 1)[None]
+    ahead = (placed.start - placed.low)[reading.row][:, None]
+    inside = (ahead + place >= 0) & (ahead + place < window_bp)
+    first_base = place - frame.lead
+    begin = placed.begin[reading.row][:, None]
+    end = begin + placed.length[reading.row][:, None]
+    base = first_base[..., None] + jnp.arange(frame.width)[None, None]
+    digit = jnp.matmul(bases.x[0], jnp.arange(DIGITS, dtype=bases.x.dtype)).astype(jnp.int32)
+    digit = digit[jnp.clip(base, 0, len(digit) - 1)]
+    digit = jnp.where((base >= begin[..., None]) & (base < end[..., None]), digit, 0)
+    numbers = jnp.sum(digit * DIGITS ** jnp.arange(frame.width - 1, -1, -1)[None, None], axis=-1)
+    found = kmers.part_numbers(numbers, begin - first_base, end - first_base, frame.width)
+    found = jnp.where(inside, found, kmers.outside(frame.width))
+    return kmers.block_by_taps(encoder, parts, found, dtype)[:, 0].astype(bases.x.dtype)

@@ -3,27 +3,30 @@
 Stem, first convolution, BatchNorm, pooling and the first residual, 83 % of the published network's
 work, see `stem_width + 3` bases for each position they give (11 published), and all they give goes
 into the second convolution. So one table turns them and that convolution into a lookup: a row for
-each k-mer with the answers of the three taps (4^11 x 3 x 64 float32: 3.2 GB). What is no plain
-k-mer is computed as ever: windows that reach past an element's end, a fixed number a row, or that
-hold an unknown base. Positions that see no element at all have one answer, made once with the
-table.
+each k-mer with the answers of the three taps (4^11 x 3 x 64 float32: 3.2 GB). Positions that see no
+element at all have one answer, made once with the table.
 
     table = kmers.build(config, variables)
     numbers, known = kmers.numbers_of(bases, kmers.block_frame(config.encoder), positions)
     taps = kmers.take(table.values, numbers)    # where all bases are known
 
 Where that table is too large or too slow to make, `Taps` are the first convolution's three taps
-for each k-mer that the stem sees (3 x 4^8 x 128: 100 MB, made in a tenth of a second): the
-convolution is a sum of three rows, and what is left of the first block is 6 % of the network.
+for each k-mer that the stem sees, and for each part of one that an element's end leaves (179 MB
+for 4^8 k-mers and 50,961 parts of them, made in a quarter of a second): the convolution is a sum of
+three rows, and what is left of the first block is 6 % of the network. They answer for the table's
+few positions at ends, too.
 
-A k-mer's number reads its bases as digits, A=0 C=1 G=2 T=3, the first one the highest.
+A k-mer's number reads its bases as digits, A=0 C=1 G=2 T=3, the first one the highest. A part's
+does the same with those that are left, behind all k-mers and shorter parts' numbers.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from epinformer_jax.model import functional, layers
@@ -33,13 +36,15 @@ from epinformer_jax.model.functional import Variables
 
 DIGITS = 4
 TAPS = 3  # of the first convolution
+PRECISION = jax.lax.Precision.HIGHEST
 
 
 class Taps(NamedTuple):
     """The first convolution's taps for one model's weights.
 
     Attributes:
-      values: tap t's answer to the stem's k-mer of number i, as row TAPS * i + t.
+      values: tap t's answer to the stem's k-mer or part of number i, as row TAPS * i + t; the last
+        rows are zeros, for what lies outside the model's window.
       nothing: the first block's answer to an all-zero row of the model's window.
     """
 
@@ -54,10 +59,12 @@ class Table(NamedTuple):
     Attributes:
       values: a row for each k-mer that the first block sees, in the order of their numbers; tap t's
         answer, before BatchNorm, in columns t * O to (t + 1) * O.
+      parts: those of `Taps`.
       nothing: the first block's answer to an all-zero row of the model's window.
     """
 
     values: Float[Array, "R O3"]
+    parts: Float[Array, "S D"]
     nothing: Float[Array, "P C"]
 
 
@@ -95,7 +102,8 @@ def table_bytes(config: EncoderConfig, itemsize: int = 4) -> int:
     """
     rows = DIGITS ** block_frame(config).width
     first, second = config.channels[:2]
-    return rows * (TAPS * second + first // 2) * itemsize
+    parts = (int(part_offsets(config.stem_width)[0, 0]) + 2) * TAPS * first
+    return (rows * (TAPS * second + first // 2) + parts) * itemsize
 
 
 def build(config: ModelConfig, variables: Variables, dtype: str | None = None) -> Table:
@@ -117,7 +125,8 @@ def build(config: ModelConfig, variables: Variables, dtype: str | None = None) -
     values = jnp.zeros((rows, TAPS * config.encoder.channels[1]), dtype)
     for part in range(DIGITS**2):
         values = _fill(config, variables, values, sums, part)
-    return Table(values, nothing.astype(dtype))
+    parts = build_taps(config, variables).values
+    return Table(values, parts.astype(dtype), nothing.astype(dtype))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -126,13 +135,47 @@ def build_taps(config: ModelConfig, variables: Variables) -> Taps:
     encoder = functional.bind(config, variables).encoder
     dtype = config.compute_dtype
     kernel = encoder.blocks[0].conv.kernel[...]
+    stem = [_stem_of(encoder.stem, digits) for digits in _digits_of_parts(encoder.stem.width)]
     answers = jnp.matmul(
-        layers.cast(layers.elu(stem_of_all(encoder.stem)), dtype),
+        layers.cast(layers.elu(jnp.concatenate(stem)), dtype),
         layers.cast(jnp.swapaxes(kernel, 0, 1).reshape(kernel.shape[1], -1), dtype),
         precision=layers.precision_of(dtype),
         preferred_element_type=kernel.dtype,
     )
-    return Taps(answers.reshape(-1, kernel.shape[2]), _nothing(config, encoder))
+    values = answers.reshape(-1, kernel.shape[2])
+    return Taps(jnp.pad(values, ((0, TAPS), (0, 0))), _nothing(config, encoder))
+
+
+def part_offsets(width: int) -> Int[np.ndarray, "W W"]:
+    """The number of the first part that begins with a k-mer's base a and ends before its base b, as
+    [a, b]; k-mers themselves come first, what holds no base last.
+    """
+    found, total = np.zeros((width + 1, width + 1), np.int32), 0
+    for length in range(width, 0, -1):
+        for first in range(width - length + 1):
+            found[first, first + length] = total
+            total += DIGITS**length
+    first, end = np.indices(found.shape)
+    return np.where(first < end, found, total).astype(np.int32)
+
+
+def part_numbers(
+    numbers: Int[Array, "*N"], first: Int[Array, "*N"], end: Int[Array, "*N"], width: int
+) -> Int[Array, "*N"]:
+    """Numbers of what a sequence leaves of k-mers: `numbers` read bases outside of it as A; the
+    sequence begins with a k-mer's base `first` and ends before its base `end`.
+    """
+    first, end = jnp.clip(first, 0, width), jnp.clip(end, 0, width)
+    offset = jnp.asarray(part_offsets(width).ravel())[first * (width + 1) + end]
+    # A product, because its result is kept: what is merely added up, a compiler adds up again for
+    # each channel of the rows that are looked up.
+    both = jnp.stack([offset, numbers >> (2 * (width - end))], axis=-1)
+    return jnp.matmul(both, jnp.ones(2, both.dtype))
+
+
+def outside(width: int) -> int:
+    """The number, among those of parts, of a position outside the model's window."""
+    return int(part_offsets(width)[0, 0]) + 1
 
 
 def second_taps(encoder: Encoder, x: Float[Array, "*N C"], dtype: str) -> Float[Array, "*N D"]:
@@ -156,7 +199,7 @@ def numbers_of(
     last = (count - 1) * frame.stride + 1
     after = last + frame.width - 1 - frame.lead - bases.shape[1]
     ends = [(0, 0, 0), (frame.lead, after, 0)]  # negative ones cut
-    digit, known = jax.lax.pad(digit, 0, ends), jax.lax.pad(known, False, ends)
+    digit, known = (jax.lax.pad(x, jnp.zeros((), x.dtype), ends) for x in (digit, known))
 
     def seen(values, offset):
         return jax.lax.slice_in_dim(values, offset, offset + last, frame.stride, axis=1)
@@ -169,13 +212,13 @@ def numbers_of(
 
 
 def block_by_taps(
-    encoder: Encoder, taps: Taps, numbers: Int[Array, "N K"], dtype: str
+    encoder: Encoder, taps: Float[Array, "R C"], numbers: Int[Array, "N K"], dtype: str
 ) -> Float[Array, "N P C"]:
-    """The first block from the k-mers of consecutive stem positions, one more on either side than
-    positions that are answered: P = (K - 2) / 2.
+    """The first block from the k-mers, or parts, of consecutive stem positions, one more on either
+    side than positions that are answered: P = (K - 2) / 2. `taps` are the values of `Taps`.
     """
     count = numbers.shape[1] - TAPS + 1
-    y = sum(take(taps.values, TAPS * numbers[:, tap : tap + count] + tap) for tap in range(TAPS))
+    y = sum(take(taps, TAPS * numbers[:, tap : tap + count] + tap) for tap in range(TAPS))
     block = encoder.blocks[0]
     return block.finish(y, *block.norm.fixed(), dtype)
 
@@ -220,14 +263,27 @@ def _nothing(config: ModelConfig, encoder: Encoder) -> Float[Array, "P C"]:
 
 def stem_of_all(stem: layers.Conv) -> Float[Array, "R C"]:
     """The stem's answer, before ELU, to every k-mer of its width."""
+    place = DIGITS ** jnp.arange(stem.width - 1, -1, -1)
+    return _stem_of(stem, jnp.arange(DIGITS**stem.width)[:, None] // place[None] % DIGITS)
+
+
+def _stem_of(stem: layers.Conv, digits: Int[Array, "R K"]) -> Float[Array, "R C"]:
+    """The stem's answer to bases given as digits; a negative one is none."""
     kernel = stem.kernel[...]
-    width, channels = kernel.shape[0], kernel.shape[2]
-    place = DIGITS ** jnp.arange(width - 1, -1, -1)
-    digits = jnp.arange(DIGITS**width)[:, None] // place[None] % DIGITS
     bases = jax.nn.one_hot(digits, DIGITS, dtype=kernel.dtype).reshape(len(digits), -1)
     # a product, though it is a sum of few rows: its gradient is one too, and fast
-    total = jnp.matmul(bases, kernel.reshape(-1, channels), precision=jax.lax.Precision.HIGHEST)
+    total = jnp.matmul(bases, kernel.reshape(-1, kernel.shape[2]), precision=PRECISION)
     return total + stem.bias[...][None]
+
+
+def _digits_of_parts(width: int) -> Iterator[Int[Array, "R K"]]:
+    """The bases of all parts in the order of their numbers, -1 where there is none."""
+    for length in range(width, -1, -1):
+        place = DIGITS ** jnp.arange(length - 1, -1, -1)
+        digits = jnp.arange(DIGITS**length)[:, None] // place[None] % DIGITS
+        for first in range(width - length + 1 if length else 1):
+            ends = (0, 0), (first, width - length - first)
+            yield jnp.pad(digits, ends, constant_values=-1)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)

@@ -44,7 +44,8 @@ def first_taps(
     """
     frame = frame_of(encoder.config, table)
     places = local_places.seen(len(runs.change), runs.phase, **frame._asdict())
-    values = table.values.reshape(kmers.DIGITS**frame.width, -1)
+    channels = encoder.blocks[1 if isinstance(table, Table) else 0].conv.kernel.shape[2]
+    values = table.values.reshape(-1, kmers.TAPS * channels)
     old, new = _numbers(frame, reference, runs, places)
     before, after = (kmers.take(values, own).astype(reference.stem.dtype) for own in (old, new))
     x = after - before

@@ -184,7 +184,7 @@ def tower(
     }
     if table is not None:
         track, background = kmer_tracks.from_table(
-            encoder, table, bases, track, background, unknown=unknown, dtype=config.compute_dtype
+            encoder, table, bases, track, background, dtype=config.compute_dtype
         )
     elif unknown_kmers is not None:
         track, background = kmer_training.first_convolution(
