@@ -27,7 +27,7 @@ from tests.benchmarks import models, networks, occupancy
 from tests.benchmarks.setting import SLOTS, Prepared, Setting
 
 STREAM_BATCHES, QUICK_BATCHES = 48, 8  # of the real stream, taken in turn
-STRETCH = 8  # batches of a run, where it has several
+STRETCH = 16  # batches of a run, where it has several
 
 
 def objective(setting: Setting, encoder: str = "tuned", *, tables: bool = False) -> tasks.Objective:

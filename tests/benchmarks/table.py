@@ -112,7 +112,7 @@ def _forward(batch: int, ways: dict[str, str], targets: tuple[Target, ...]) -> L
             torch("torch", "forward", batch=batch),
             *_better_layout("forward", batch),
             *(
-                ours(name, "forward", least=4, batch=batch, kmer_table=choice)
+                ours(name, "forward", least=2, batch=batch, kmer_table=choice)
                 for name, choice in ways.items()
             ),
         ),
@@ -195,7 +195,7 @@ LINES = (
             torch("torch", "train", agrees="", batch=4),
             torch(PUBLISHED_FREEZE, "train", agrees="", batch=4, encoder="frozen_as_published"),
             torch("torch, frozen", "train", is_timed=False, batch=4, encoder="frozen"),
-            ours("cached", "train_cached", least=4, batch=4),
+            ours("cached", "train_cached", least=2, batch=4),
         ),
         (Target("cached", 200), Target("cached", 80, against=PUBLISHED_FREEZE)),
         tolerance=FLOAT32_LOSS,
