@@ -31,7 +31,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
         choices=CHOICES,
         default="auto",
         help="what answers for a model's first layers: on: a table of all 11-mers, 3.2 GB and "
-        "seconds to make; small: tables of 8-mers, 100 MB; off: the layers; auto: what is fastest "
+        "seconds to make; small: tables of 8-mers, 180 MB; off: the layers; auto: what is fastest "
         "for so many bases, if memory allows (default: auto)",
     )
 
@@ -82,7 +82,7 @@ class _Same(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def _taps(config: ModelConfig, weights: _Same) -> Taps:
-    """Taps of the models that were asked last, 100 MB each."""
+    """Taps of the models that were asked last, 180 MB each."""
     return kmers.build_taps(config, jax.device_put(weights.variables))
 
 

@@ -68,7 +68,7 @@ def predict_expression(
     Each distinct sequence is encoded once for each model (and strand). `average_strands` takes the
     mean over all sequences as they are and all reverse-complemented. `batch_size` bounds memory,
     not time. `kmer_table` says what answers for a model's first block (`kmer_tables.choose`): `on`
-    a table (3.2 GB for the published network, and seconds to make), `small` its taps (100 MB),
+    a table (3.2 GB for the published network, and seconds to make), `small` its taps (180 MB),
     `off` the layers; `auto` what is fastest.
 
     Raises:

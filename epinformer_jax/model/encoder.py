@@ -113,11 +113,17 @@ class Encoder(nnx.Module):
         """From bases to the first block's convolution (model/kmer_training.py has the same by
         tables).
         """
-        track = track._replace(x=layers.elu(self.stem(track.x, same=True, dtype=dtype)))
+        x, conv = self.stem(track.x, same=True, dtype=dtype), self.blocks[0].conv
         if background is not None:
-            x = layers.elu(self.stem(background.x, same=True, dtype=dtype))
+            background = background._replace(x=self.stem(background.x, same=True, dtype=dtype))
+        # Gaps are filled before ELU, so that what the convolution reads is ELU's own answer: it is
+        # the largest array of a step, and the only one of its size to be kept.
+        x = layers.elu(with_gaps(x, track.kind, background))
+        track = track._replace(x=conv(x, same=True, dtype=dtype))
+        if background is not None:
+            x = conv(layers.elu(background.x), same=True, dtype=dtype)
             background = background._replace(x=x)
-        return _convolved(self.blocks[0].conv, track, background, dtype)
+        return track, background
 
     def from_convolution(
         self,
