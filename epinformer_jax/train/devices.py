@@ -9,6 +9,7 @@ processes: each process then hands over its own rows of the same global batch.
 import collections
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import threading
@@ -116,16 +117,20 @@ def fetched(
     device would wait while an answer is fetched. Calls are made one after another, so that none is
     compiled twice. Collective ones of several processes must keep their order: at_once=1.
     """
-    calling = threading.Lock()
+    calling, calls = threading.Lock(), iter(calls)
 
     def answer(call: Callable[[], Any]) -> Any:
         with calling:
             found = call()
         return jax.device_get(found)
 
+    begun = list(itertools.islice(calls, 2))
+    if len(begun) < 2:  # a thread would cost more than it brings
+        yield from ((tag, answer(call)) for tag, call in begun)
+        return
     with ThreadPoolExecutor(at_once) as pool:
         waiting: collections.deque = collections.deque()
-        for tag, call in calls:
+        for tag, call in itertools.chain(begun, calls):
             waiting.append((tag, pool.submit(answer, call)))
             if len(waiting) > at_once:
                 done, found = waiting.popleft()
