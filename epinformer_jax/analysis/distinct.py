@@ -20,8 +20,8 @@ from epinformer_jax.data.batches import Sequences
 from epinformer_jax.data.layouts import Geometry
 from epinformer_jax.model import functional, kmers, packing
 from epinformer_jax.model.architecture import ExpressionConfig
+from epinformer_jax.model.calls import fetched
 from epinformer_jax.model.tracks import Placed, Tracks
-from epinformer_jax.train import devices
 
 SLOT_STEPS = (8, 16, 32)  # slots of genes that are computed together, below the model's own number
 
@@ -95,7 +95,7 @@ def embed(
             packed = batches.pack_tracks(_geometry(config), own, batch.layout, batch.dealt)
             yield batch.members, functools.partial(step, variables, used, packed)
 
-    for members, found in devices.fetched(calls()):
+    for members, found in fetched(calls()):
         embeddings[members] = found[: len(members)]
         if bar is not None:
             bar.update(len(members))
@@ -140,7 +140,7 @@ def interact(
                 arrays = embeddings[place], mask, links, features
                 yield chosen, functools.partial(step, variables, *arrays)
 
-    for chosen, found in devices.fetched(calls()):
+    for chosen, found in fetched(calls()):
         yield Answers(chosen, *(part[: len(chosen)] for part in found))
 
 

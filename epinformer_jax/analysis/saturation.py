@@ -20,10 +20,10 @@ from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.data import sequence
 from epinformer_jax.model import local, local_kmers, local_reference
 from epinformer_jax.model.architecture import ActivityConfig, ModelConfig
+from epinformer_jax.model.calls import fetched
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.model.kmers import Table, Taps
 from epinformer_jax.model.local_rows import Tiles
-from epinformer_jax.train import devices
 
 Codes = UInt8[np.ndarray, "_"]
 # Positions of one call: a CPU likes what fits its cache, with many slots half as many.
@@ -138,7 +138,7 @@ def fill(
     """
     laid = batches(windows, config, table, positions_at_once(slots))
     calls = ((batch, functools.partial(call, batch)) for batch in laid)
-    for batch, found in devices.fetched(calls):
+    for batch, found in fetched(calls):
         _store(values, windows, batch, found)
 
 

@@ -1,5 +1,4 @@
-"""Where arrays live: meshes of devices, batches dealt over them, prefetch, answers fetched beside
-the next computation, the compilation cache.
+"""Where arrays live: meshes of devices, batches dealt over them, prefetch, the compilation cache.
 
 A mesh has one axis, `data`. Rows or tracks of a batch are dealt over it, everything else is on each
 device, so a result does not depend on the number of devices (beyond rounding). A mesh may span
@@ -9,14 +8,11 @@ processes: each process then hands over its own rows of the same global batch.
 import collections
 import functools
 import hashlib
-import itertools
 import os
 import platform
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +25,7 @@ from epinformer_jax.data.batches import Batch
 AXIS = "data"
 DEALT = ("rows", "tracks", "towers")  # parts of a batch
 AHEAD = 2  # batches on their way to the devices while a step runs
-AT_ONCE = 2  # computations whose answers are fetched; a CPU runs those of one thread in turn
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
-
-Tag = TypeVar("Tag")
 
 
 @functools.lru_cache(maxsize=1)
@@ -106,37 +99,6 @@ def prefetched(batches: Iterable[Batch], mesh: Mesh | None = None) -> Iterator[B
         if len(waiting) > AHEAD:
             yield waiting.popleft()
     yield from waiting
-
-
-def fetched(
-    calls: Iterable[tuple[Tag, Callable[[], Any]]], *, at_once: int = AT_ONCE
-) -> Iterator[tuple[Tag, Any]]:
-    """What jitted calls answer, on the host and in their order, each with its tag.
-
-    `at_once` of them run at a time, a thread each: a small computation keeps one core busy, and a
-    device would wait while an answer is fetched. Calls are made one after another, so that none is
-    compiled twice. Collective ones of several processes must keep their order: at_once=1.
-    """
-    calling, calls = threading.Lock(), iter(calls)
-
-    def answer(call: Callable[[], Any]) -> Any:
-        with calling:
-            found = call()
-        return jax.device_get(found)
-
-    begun = list(itertools.islice(calls, 2))
-    if len(begun) < 2:  # a thread would cost more than it brings
-        yield from ((tag, answer(call)) for tag, call in begun)
-        return
-    with ThreadPoolExecutor(at_once) as pool:
-        waiting: collections.deque = collections.deque()
-        for tag, call in itertools.chain(begun, calls):
-            waiting.append((tag, pool.submit(answer, call)))
-            if len(waiting) > at_once:
-                done, found = waiting.popleft()
-                yield done, found.result()
-        for done, found in waiting:
-            yield done, found.result()
 
 
 def waits_each_step(mesh: Mesh) -> bool:

@@ -24,13 +24,12 @@ from tqdm import tqdm
 
 from epinformer_jax.data.batches import Batch
 from epinformer_jax.data.loader import Stream
+from epinformer_jax.model.calls import AT_ONCE, fetched
 from epinformer_jax.model.functional import Tree, Variables
 from epinformer_jax.train import distributed, metrics, tasks
 from epinformer_jax.train.checkpoint import Checkpoints, ModelInfo, Restored
 from epinformer_jax.train.devices import (
-    AT_ONCE,
     all_devices,
-    fetched,
     prefetched,
     put_replicated,
     replicated,

@@ -20,9 +20,10 @@ from epinformer_jax.data import layouts
 from epinformer_jax.data.batches import Batch
 from epinformer_jax.data.layouts import Plan
 from epinformer_jax.model import functional, kmers, packing
+from epinformer_jax.model.calls import fetched
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.train import encoder_cache, loop, tasks
-from epinformer_jax.train.devices import fetched, prefetched, put_batch, put_replicated
+from epinformer_jax.train.devices import prefetched, put_batch, put_replicated
 from tests.benchmarks import models, networks, occupancy
 from tests.benchmarks.setting import SLOTS, Prepared, Setting
 
