@@ -293,7 +293,8 @@ class Model:
         batch_size: int = SEQUENCES_AT_ONCE,
         show_progress: bool = False,
     ) -> pd.DataFrame:
-        """Predicted activity, a row a sequence: name, the label, activity, fold and in_training.
+        """Predicted activity, a row a sequence: name, the label (log2 of activity in published
+        models; effects and contributions are differences of it), activity, fold and in_training.
 
         Args:
           sequences: one sequence, several, {name: sequence}, window records, or a table of windows
