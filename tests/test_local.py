@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -72,10 +73,10 @@ def naive(function, config, variables, bases, valid):
     return np.asarray(found).reshape(rows, 4, length, *found.shape[1:])
 
 
-NO_ODD = np.zeros((0, 2), np.int32)
+NO_ENDS = np.zeros((0, 2), np.int32)
 
 
-def changes_by_position(function, config, variables, base, size, first=0, table=None, odd=NO_ODD):
+def changes_by_position(function, config, variables, base, size, first=0, table=None, ends=NO_ENDS):
     """[row, base, position, ...] of every position from tiles of `size`, the first at `first`."""
     rows, length = base.bases.shape[:2]
     change = jax.jit(function, static_argnums=0, static_argnames="phase")
@@ -83,7 +84,7 @@ def changes_by_position(function, config, variables, base, size, first=0, table=
     starts = range(first, length, size)
     phases = [start % config.encoder.stride for start in starts]
     parts = [
-        change(config, variables, base, Tiles(jnp.asarray(start), bases, odd), table, phase=phase)
+        change(config, variables, base, Tiles(start, bases, ends), table, phase=phase)
         for start, phase in zip(starts, phases, strict=True)
     ]
     return np.concatenate(parts, axis=2)[:, :, -first : length - first]
@@ -126,24 +127,35 @@ def test_embedding_of_every_substitution_equals_the_naive_one(changes):
     compare(found, expected, valid)
 
 
-@pytest.mark.parametrize("build", [kmers.build, kmers.build_taps])
-@pytest.mark.parametrize("stem_width", [4, 5])
+TABLES = [(kmers.build_taps, 1)]  # a stem of one base has no table
+TABLES += itertools.product([kmers.build, kmers.build_taps], [4, 5])
+
+
+@pytest.mark.parametrize(("build", "stem_width"), TABLES)
 @pytest.mark.parametrize("blocks", [2, 3])
-def test_a_table_answers_every_substitution_and_layers_where_it_cannot(stem_width, build, blocks):
-    """Unknown bases, both ends of a window and of a short sequence; odd positions and filler."""
+def test_a_table_answers_every_substitution(blocks, stem_width, build):
+    """Both ends, of the window too, a sequence of a single base, and filler."""
     encoder = EncoderConfig(stem_channels=4, stem_width=stem_width, channels=(3, 4, 2)[:blocks])
     config = dataclasses.replace(tiny_models.ACTIVITY, encoder=encoder, window_bp=48)
     variables = tiny_models.random_variables(config, seed=2, dtype=jnp.float64)
-    bases, valid = sequences(48)
+    rng = np.random.default_rng(5)
+    begin, end = np.array([[0, 0, 7, 12], [48, 21, 46, 13]])[..., None]
+    valid = (begin <= np.arange(48)) & (np.arange(48) < end)
+    bases = np.eye(4)[rng.integers(4, size=valid.shape)] * valid[..., None]
     expected = naive(functional.activity, config, variables, bases, valid)
-    base = reference(config, variables, jnp.asarray(bases), jnp.asarray(valid))
     table = build(config, variables)
-    known = valid & (bases.max(axis=-1) == 1)
-    odd = local_kmers.odd_positions(local_kmers.frame_of(encoder, table), known, valid)
-    assert {row for row, _ in odd.tolist()} == {0, 1}
-    odd = np.concatenate([odd, [[2, 0], [2, 5]]])
+    given = config, variables, jnp.asarray(bases), jnp.asarray(valid)
+    base, by_layers = reference(*given, local_kmers.taps_of(table)), reference(*given)
+    for found, wanted in zip(base.convolved, by_layers.convolved, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=ATOL)
+    np.testing.assert_allclose(base.answer, by_layers.answer, rtol=0, atol=ATOL)
+    ends = NO_ENDS
+    if isinstance(table, kmers.Table):
+        ends = local_kmers.end_positions(kmers.block_frame(encoder), valid, valid)
+        assert set(ends[:, 0].tolist()) == {0, 1, 2, 3}
+        ends = np.concatenate([ends, [[4, 0], [4, 5]]])
     for size, first in ((16, 0), (8, -3)):
-        given = config, variables, base, size, first, table, jnp.asarray(odd)
+        given = config, variables, base, size, first, table, ends
         compare(changes_by_position(local.activity_changes, *given), expected, valid)
 
 

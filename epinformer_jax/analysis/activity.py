@@ -177,7 +177,7 @@ def _run(model: Model, codes: Sequence[Codes], batch_size: int, bar) -> np.ndarr
     config = model.info.model
     objective = tasks.Objective(config, "mse", unknown_base=model.info.unknown_base)
     step = _predict_step(objective)
-    variables = jax.device_put(model.variables)
+    variables = model.variables
     size = min(batch_size, max(len(codes), 1))
     predictions = [np.empty(0)]
     for first in range(0, len(codes), size):

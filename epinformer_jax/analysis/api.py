@@ -399,7 +399,7 @@ class Model:
 def _embed(model: ensembles.Model, codes: list[Codes], batch_size: int) -> np.ndarray:
     config = model.info.model
     step = _embed_step(config, model.info.unknown_base)
-    variables = jax.device_put(model.variables)
+    variables = model.variables
     size = min(batch_size, max(len(codes), 1))
     width = config.embedding if config.kind == "expression" else config.encoder.channels[-1]
     parts = [np.empty((0, width), np.float32)]

@@ -104,7 +104,7 @@ def attribute(
     """
     config = model.info.model
     unknown = model.info.unknown_base
-    variables = jax.device_put(model.variables)
+    variables = model.variables
     context = None if genes is None else _context(genes, max(len(genes.embedded), 1))
     step = _step(config, job.method == "rescale")
     hypothetical = [np.zeros((len(own), 4)) for own in codes]

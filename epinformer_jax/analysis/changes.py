@@ -112,8 +112,7 @@ def run_changes(
             after = np.full((len(run.changes), int(counts.sum())), np.nan)
             table = run.tables.get(model.name) or _table(run, model, strands, chosen)
             for turned, data in enumerate(strands):
-                on_device = model._replace(variables=jax.device_put(model.variables))
-                found = _one_strand(run, on_device, table, data, chosen, bool(turned))
+                found = _one_strand(run, model, table, data, chosen, bool(turned))
                 for gene, reference, values in found:
                     inside = slice(first[gene], first[gene] + counts[gene])
                     sofar = (before[gene], after[:, inside]) if turned else (0.0, 0.0)

@@ -85,7 +85,7 @@ def embed(
     """
     config = model.info.model
     embeddings = np.zeros((len(codes), config.embedding), np.float32)
-    variables = jax.device_put(model.variables)
+    variables = model.variables
     step = _embed_step(config, model.info.unknown_base)
     chosen = np.arange(len(codes)) if chosen is None else chosen
 
@@ -118,7 +118,7 @@ def interact(
     """
     config = model.info.model
     step = _interact_step(config)
-    variables = jax.device_put(model.variables)
+    variables = model.variables
     counts = np.array([len(of_slot[gene]) for gene in genes])
 
     def calls():

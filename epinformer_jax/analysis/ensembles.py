@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import jax
 import numpy as np
 from absl import logging
 from jaxtyping import Bool, Int
@@ -25,7 +26,9 @@ _SHARED = ("schema", "label", "label_transform", "unknown_base", "element_rule",
 
 
 class Model(NamedTuple):
-    """Weights, what they are, and a short name that is unique among the models loaded together."""
+    """Weights, where a jitted function finds them (on the device), what they are, and a short name
+    that is unique among the models loaded together.
+    """
 
     name: str
     variables: Variables
@@ -53,7 +56,7 @@ def load_models(paths: Sequence[str | Path], *, kind: Kind) -> list[Model]:
         variables, info = checkpoint.load_model(folder)
         if info.model.kind != kind:
             raise ValueError(f"{folder} holds an {info.model.kind} model, expected an {kind} model")
-        models.append(Model(name, variables, info))
+        models.append(Model(name, jax.device_put(variables), info))
     _check_alike(models)
     return models
 

@@ -56,7 +56,7 @@ def choose(model: Model, bases: int, wanted: str) -> Table | Taps | None:
     if wanted == "small":
         return _taps(config, _Same(model.variables))
     started = time.monotonic()
-    table = jax.block_until_ready(kmers.build(config, jax.device_put(model.variables)))
+    table = jax.block_until_ready(kmers.build(config, model.variables))
     logging.info(
         "%s: k-mer table of %d rows, %.1f GB, made in %.1f s; %.1f million bases are encoded by it",
         model.name,
@@ -83,7 +83,7 @@ class _Same(NamedTuple):
 @functools.lru_cache(maxsize=2)
 def _taps(config: ModelConfig, weights: _Same) -> Taps:
     """Taps of the models that were asked last, 180 MB each."""
-    return kmers.build_taps(config, jax.device_put(weights.variables))
+    return kmers.build_taps(config, weights.variables)
 
 
 def _fastest(model: Model, bases: int) -> str:

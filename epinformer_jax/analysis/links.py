@@ -222,7 +222,6 @@ def _scores(
     genes_in_all = int(speaking[:, counts > 0].sum()) * len(strands)
     with tqdm(total=genes_in_all, unit="gene", disable=None if show_progress else True) as bar:
         for model, mine in zip(models, speaking, strict=True):
-            model = model._replace(variables=jax.device_put(model.variables))
             chosen = np.flatnonzero(mine & (counts > 0))
             for data in strands:
                 for gene, own in _one_strand(model, data, schema, chosen, batch_size):

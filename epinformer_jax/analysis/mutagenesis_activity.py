@@ -12,7 +12,6 @@ base has its own window (a step of 1).
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from tqdm import tqdm
@@ -217,7 +216,7 @@ def predict_windows(
 ) -> Float[np.ndarray, "N"]:
     """log activity of windows, each codes and validity, the plain way; float64."""
     step = saturation.compiled(functional.activity, model.info.model)
-    variables = jax.device_put(model.variables)
+    variables = model.variables
     size = min(SEQUENCES_AT_ONCE, max(len(windows), 1))
     parts = [np.empty(0)]
     for first in range(0, len(windows), size):

@@ -36,7 +36,7 @@ from epinformer_jax.data.batches import Sequences
 from epinformer_jax.data.features import TRANSFORMS, FeatureSchema
 from epinformer_jax.data.loader import GeneSet
 from epinformer_jax.data.records import GeneExample
-from epinformer_jax.model import local_genes, local_reference
+from epinformer_jax.model import local_genes, local_kmers, local_reference
 from epinformer_jax.model.architecture import ExpressionConfig
 from epinformer_jax.model.kmers import Table, Taps
 from epinformer_jax.model.local_genes import Gene, Scalars, Slots
@@ -213,11 +213,13 @@ def _one_strand(task: _Task, embeddings: Float[np.ndarray, "S D"]) -> list[np.nd
     """Predictions of one site: as it is [1], substituted [K, 4, L], and of each edit series."""
     info, site = task.model.info, task.site
     config = info.model
-    variables = jax.device_put(task.model.variables)
+    variables = task.model.variables
     codes = task.data.sequences[site.gene].codes[site.slot]
     window = saturation.centred(codes, config.window_bp)
     refer = saturation.compiled(local_reference.reference, config)
-    reference = refer(variables, *saturation.arrays([window], info.unknown_base))
+    table = task.table if window.is_known else None
+    taps = None if table is None else local_kmers.taps_of(table)
+    reference = refer(variables, *saturation.arrays([window], info.unknown_base), taps)
     gene, as_is = _context(task, embeddings)
     change, respond = _compiled(config, site.slot == 0)
     standing = float(respond(variables, gene, reference.answer[:, None], as_is)[0])
@@ -231,11 +233,11 @@ def _one_strand(task: _Task, embeddings: Float[np.ndarray, "S D"]) -> list[np.nd
             places = np.clip(places, 0, len(codes) - 1)
             factors = task.factors[batch.alleles[0], places[None]].reshape(-1)
             scalars = (as_is, _scaled(task, factors))
-        given = reference, batch.tiles(), gene, scalars, task.table
+        given = reference, batch.tiles(), gene, scalars, batch.table
         return change(variables, *given, phase=batch.phase)
 
     slots_of_gene = 2 + gene.others.x.shape[1]
-    saturation.fill(values, [window], config, task.table, call, slots=slots_of_gene)
+    saturation.fill(values, [window], config, table, call, slots=slots_of_gene)
     saturation.put_standing(values[:, 0], window, standing)
     found = [np.array([standing]), values[:, 0, :, first : first + len(codes)]]
     for one in task.series:

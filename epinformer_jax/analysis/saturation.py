@@ -22,7 +22,7 @@ from epinformer_jax.model import local, local_kmers, local_reference
 from epinformer_jax.model.architecture import ActivityConfig, ModelConfig
 from epinformer_jax.model.calls import fetched
 from epinformer_jax.model.functional import Variables
-from epinformer_jax.model.kmers import Table, Taps
+from epinformer_jax.model.kmers import Frame, Table, Taps
 from epinformer_jax.model.local_rows import Tiles
 
 Codes = UInt8[np.ndarray, "_"]
@@ -45,6 +45,11 @@ class Window(NamedTuple):
     valid: Bool[np.ndarray, "L"]
     wanted: Bool[np.ndarray, "L"]
 
+    @property
+    def is_known(self) -> bool:
+        """Whether none of the sequence's bases is unknown."""
+        return not (self.valid & (self.codes == sequence.UNKNOWN)).any()
+
     def turned(self) -> "Window":
         """As the other strand has it."""
         return Window(sequence.reverse_complement(self.codes), self.valid[::-1], self.wanted[::-1])
@@ -57,7 +62,8 @@ class Batch(NamedTuple):
       rows: the windows.
       phase: start modulo the tower's stride.
       alleles: the substitutes, as channels.
-      odd: what a table cannot answer, as model.local_rows.Tiles has it.
+      ends: what a table has no k-mers for, as model.local_rows.Tiles has it.
+      table: what answers for the first layers; None where a base of a sequence is unknown.
     """
 
     count: int
@@ -65,12 +71,13 @@ class Batch(NamedTuple):
     start: int
     phase: int
     alleles: Int[np.ndarray, "N V Q"]
-    odd: Int[np.ndarray, "M 2"]
+    ends: Int[np.ndarray, "E 2"]
+    table: Table | Taps | None
 
     def tiles(self) -> Tiles:
         """What model.local takes."""
         bases = np.eye(4, dtype=np.float32)[self.alleles]
-        return Tiles(np.int32(self.start), bases, self.odd.astype(np.int32))
+        return Tiles(np.int32(self.start), bases, self.ends.astype(np.int32))
 
 
 class Predicted(NamedTuple):
@@ -157,13 +164,17 @@ def _store(values, windows: Sequence[Window], batch: Batch, found: np.ndarray) -
 def batches(
     windows: Sequence[Window], config: ModelConfig, table: Table | Taps | None, most: int
 ) -> Iterator[Batch]:
-    """Lays tiles over the wanted positions of windows and yields them, `most` positions a call."""
+    """Lays tiles over the wanted positions of windows and yields them, `most` positions a call.
+    Windows with an unknown base have calls of their own, without the table.
+    """
     stride = config.encoder.stride
     alike = {}
     for row, window in enumerate(windows):
         if window.wanted.any():
-            alike.setdefault(int(np.argmax(window.wanted)), []).append(row)
-    for first, rows in alike.items():
+            kind = int(np.argmax(window.wanted)), table is None or window.is_known
+            alike.setdefault(kind, []).append(row)
+    for (first, is_known), rows in alike.items():
+        own = table if is_known else None
         end = 1 + max(int(np.flatnonzero(windows[row].wanted)[-1]) for row in rows)
         if end - first > stride:  # so that few functions are compiled
             first = first // stride * stride
@@ -173,7 +184,7 @@ def batches(
             chosen = rows[place : place + at_once]
             for start in range(first, end, size):
                 if any(windows[row].wanted[start : start + size].any() for row in chosen):
-                    yield _batch(windows, chosen, at_once, start, size, config, table)
+                    yield _batch(windows, chosen, at_once, start, size, config, own)
 
 
 def _size(positions: int, stride: int, most: int) -> int:
@@ -198,17 +209,25 @@ def _batch(windows, chosen, at_once, start, size, config: ModelConfig, table) ->
     else:
         standing = np.stack([digits(windows[row])[positions] for row in rows])
         alleles = (standing[:, None] + np.arange(1, 4)[None, :, None]) % 4
-    odd = np.zeros((0, 2), np.int64)
-    if table is not None:
+    ends = np.zeros((0, 2), np.int64)
+    if isinstance(table, Table):
+        valid = np.stack([windows[row].valid for row in chosen])
         asked = np.zeros_like(wanted)
         asked[:, inside] = wanted[:, inside]
-        known = np.stack([windows[row].valid for row in chosen]) & (codes != sequence.UNKNOWN)
         frame = local_kmers.frame_of(config.encoder, table)
-        odd = local_kmers.odd_positions(frame, known, asked)
-        # of few sizes, to compile few functions, and of at least one
-        room = frame.end_positions * _power_of_two(-(-len(odd) // frame.end_positions))
-        odd = np.pad(odd, [(0, room - len(odd)), (0, 0)], constant_values=at_once)
-    return Batch(len(chosen), rows, start, start % config.encoder.stride, alleles, odd)
+        ends = _room(local_kmers.end_positions(frame, valid, asked), frame, at_once)
+    phase = start % config.encoder.stride
+    return Batch(len(chosen), rows, start, phase, alleles, ends, table)
+
+
+def _room(at: Int[np.ndarray, "M 2"], frame: Frame, filler: int) -> Int[np.ndarray, "_M 2"]:
+    """Positions of windows with filler behind them: of few lengths, so that few functions are
+    compiled.
+    """
+    if not len(at):
+        return at
+    room = frame.end_positions * _power_of_two(-(-len(at) // frame.end_positions))
+    return np.pad(at, [(0, room - len(at)), (0, 0)], constant_values=filler)
 
 
 def arrays(windows: Sequence[Window], unknown: float):
@@ -248,13 +267,13 @@ def _one_strand(
     update: Callable[[int], object] = lambda windows: None,
 ) -> Predicted:
     config = model.info.model
-    variables = jax.device_put(model.variables)
+    variables = model.variables
     scan = compiled(_scan, config, ("phase",))
     bases, valid = arrays(windows, model.info.unknown_base)
     answers = []
 
     def call(batch: Batch):
-        given = bases[batch.rows], valid[batch.rows], batch.tiles(), table
+        given = bases[batch.rows], valid[batch.rows], batch.tiles(), batch.table
         answer, found = scan(variables, *given, phase=batch.phase)
         answers.append((batch.rows[: batch.count], answer))
         return found
@@ -283,7 +302,8 @@ def _scan(
     """log activity of windows as they are, and with each substitution: in one call, as the first
     takes a small share of the second's time.
     """
-    own = local_reference.reference(config, variables, bases, valid)
+    taps = None if table is None else local_kmers.taps_of(table)
+    own = local_reference.reference(config, variables, bases, valid, taps)
     found = local.activity_changes(config, variables, own, tiles, table, phase=phase)
     return own.answer, found
 

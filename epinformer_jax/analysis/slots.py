@@ -217,7 +217,7 @@ def slots_of(
 
 def _with_tangents(model: Model, codes, positions: int) -> tuple[np.ndarray, np.ndarray]:
     config = model.info.model
-    variables = jax.device_put(model.variables)
+    variables = model.variables
     step = _tangent_step(config, model.info.unknown_base)
     found = np.zeros((2, len(codes), config.embedding), np.float32)
     geometry = Geometry(**config.geometry())

@@ -173,6 +173,26 @@ def part_numbers(
     return jnp.matmul(both, jnp.ones(2, both.dtype))
 
 
+def window_parts(
+    config: EncoderConfig, bases: Float[Array, "N L A"]
+) -> tuple[Int[Array, "N K"], Int[Array, "N K"]]:
+    """What the stem sees of sequences in the model's window, all bases known and the rest zeros:
+    numbers of k-mers or parts at each position and one more on either side (K = L + 2), and before
+    which of a k-mer's bases the sequence ends there.
+    """
+    frame, length = stem_frame(config), bases.shape[1]
+    wider = frame._replace(lead=frame.lead + 1)
+    numbers, _ = numbers_of(bases, wider, length + 2)
+    held = jnp.any(bases > 0, axis=-1)
+    begin, behind = (jnp.argmax(side, axis=1)[:, None] for side in (held, held[:, ::-1]))
+    first_base = jnp.arange(length + 2)[None] - wider.lead
+    stop = jnp.where(held.any(axis=1)[:, None], length - behind, begin)
+    end = jnp.clip(stop - first_base, 0, frame.width)
+    found = part_numbers(numbers, begin - first_base, end, frame.width)
+    is_in = (np.arange(length + 2) > 0) & (np.arange(length + 2) <= length)
+    return jnp.where(is_in[None], found, outside(frame.width)), end
+
+
 def outside(width: int) -> int:
     """The number, among those of parts, of a position outside the model's window."""
     return int(part_offsets(width)[0, 0]) + 1
@@ -217,10 +237,16 @@ def block_by_taps(
     """The first block from the k-mers, or parts, of consecutive stem positions, one more on either
     side than positions that are answered: P = (K - 2) / 2. `taps` are the values of `Taps`.
     """
-    count = numbers.shape[1] - TAPS + 1
-    y = sum(take(taps, TAPS * numbers[:, tap : tap + count] + tap) for tap in range(TAPS))
     block = encoder.blocks[0]
-    return block.finish(y, *block.norm.fixed(), dtype)
+    return block.finish(convolution_by_taps(taps, numbers), *block.norm.fixed(), dtype)
+
+
+def convolution_by_taps(
+    taps: Float[Array, "R C"], numbers: Int[Array, "N K"]
+) -> Float[Array, "N _K C"]:
+    """The first block's convolution, for all but the first and the last of K stem positions."""
+    count = numbers.shape[1] - TAPS + 1
+    return sum(take(taps, TAPS * numbers[:, tap : tap + count] + tap) for tap in range(TAPS))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -18,6 +18,7 @@ from epinformer_jax.model import functional, kmers, layers, local_kmers, local_p
 from epinformer_jax.model.architecture import ActivityConfig, ExpressionConfig
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.model.kmers import Table, Taps
+from epinformer_jax.model.local_kmers import Lookup
 from epinformer_jax.model.local_places import NONE, Places, Step
 from epinformer_jax.model.local_reference import (
     DTYPE,
@@ -102,7 +103,7 @@ def _through_layers(
         change = _through_stem(model.encoder, reference, runs)
         taps = change._replace(x=convolve(blocks[0].conv, change.x))
     else:
-        taps = local_kmers.first_taps(model.encoder, reference, tiles, runs, table)
+        taps = local_kmers.lookup(model.encoder, reference, tiles, runs, table)
     change = _finish_block(blocks[done], done, reference, runs, taps)
     for index, block in enumerate(blocks[done + 1 :], start=done + 1):
         taps = change._replace(x=convolve(block.conv, change.x))
@@ -125,12 +126,14 @@ def _through_stem(encoder: Any, reference: Reference, runs: Runs) -> Change:
     return Change(jnp.where(inside, change, 0), places, 1)
 
 
-def _finish_block(block, index: int, reference: Reference, runs: Runs, taps: Change) -> Change:
+def _finish_block(
+    block, index: int, reference: Reference, runs: Runs, taps: Change | Lookup
+) -> Change:
     """BatchNorm, pool, ELU and residual; `taps` are the block's convolution's."""
     step = local_places.step(taps.places, 3, pool=2)
     scaling = block.norm.fixed()
     first, second = (
-        layers.affine(_summed(taps, step, half, reference.convolved[index], runs), *scaling)
+        layers.affine(_summed(taps, step, half, reference, index, runs), *scaling)
         for half in range(2)
     )
     new = block.with_residual(layers.elu(jnp.maximum(first, second)), DTYPE)
@@ -142,14 +145,17 @@ def _finish_stage(stage, index: int, reference: Reference, runs: Runs, taps: Cha
     step = local_places.step(
         taps.places, kernel.shape[0], dilation=stage.conv.dilation, same=stage.same
     )
-    new = stage.finish(_summed(taps, step, 0, reference.convolved[index], runs))
+    new = stage.finish(_summed(taps, step, 0, reference, index, runs))
     return _less(new, reference.outputs[index + 1], runs, step, taps.bases)
 
 
 def _summed(
-    taps: Change, step: Step, half: int, convolved: Float[Array, "N L O"], runs: Runs
+    taps: Change | Lookup, step: Step, half: int, reference: Reference, index: int, runs: Runs
 ) -> Float[Array, "R J N V O"]:
-    """A convolution's new output: the old one, and the taps of what has changed."""
+    """The new output of convolution `index`: the old one, and the taps of what has changed."""
+    if isinstance(taps, Lookup):
+        return taps.summed(step, half, runs)
+    convolved = reference.convolved[index]
     total, _ = reference_at(convolved, runs, step.at[:, half], taps.bases)
     channels = convolved.shape[2]
     for tap, rows in enumerate(step.read[:, half].T):

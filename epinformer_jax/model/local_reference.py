@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from epinformer_jax.model import functional, layers
+from epinformer_jax.model import functional, kmers, layers
 from epinformer_jax.model.architecture import ModelConfig
 from epinformer_jax.model.functional import Variables
 
@@ -19,19 +19,23 @@ class Reference(NamedTuple):
 
     Attributes:
       bases: soft one-hot, all-zero where a sequence is padding.
-      stem: the first convolution, before its ELU.
+      stem: the first convolution, before its ELU; None where taps have answered.
       convolved: each later convolution's output, before BatchNorm.
-      outputs: what enters each of these convolutions, and what leaves the last one's layer.
+      outputs: what enters each of these convolutions (None for the first where taps have answered),
+        and what leaves the last one's layer.
       last: the linear map behind them, before its non-linearity: over the length of the summary
         [N, F, P] (expression), or the head's first map [N, O] (activity).
+      second_taps: the taps' answers whose sums are the second convolution; only where taps have
+        answered.
       answer: embeddings [N, D] (expression) or log activity [N] (activity).
     """
 
     bases: Float[Array, "N L A"]
-    stem: Float[Array, "N L C"]
+    stem: Float[Array, "N L C"] | None
     convolved: tuple[Float[Array, "N _L _C"], ...]
-    outputs: tuple[Float[Array, "N _L _C"], ...]
+    outputs: tuple[Float[Array, "N _L _C"] | None, ...]
     last: Float[Array, "N ..."]
+    second_taps: Float[Array, "N P _D"] | None
     answer: Float[Array, "N ..."]
 
 
@@ -52,18 +56,27 @@ def reference(
     variables: Variables,
     bases: Float[Array, "N L A"],
     valid: Bool[Array, "N L"],
+    taps: Float[Array, "R C"] | None = None,
 ) -> Reference:
     """The unchanged sequences, at the model's full window, once through the network.
 
     `bases` and `valid` are those of functional.encode and functional.activity; `answer` equals
-    their result (for an activity model with `strands` both: that of the forward strand).
+    their result (for an activity model with `strands` both: that of the forward strand). Where all
+    bases of sequences are known, `taps` (the values of kmers.Taps) may answer for the first layers.
     """
     model = functional.bind(config, variables)
     bases = bases * valid[..., None].astype(bases.dtype)
-    stem = model.encoder.stem(bases, same=True)
-    outputs, convolved = [layers.elu(stem)], []
-    for block in model.encoder.blocks:
-        convolved.append(block.conv(outputs[-1], same=True))
+    if taps is None:
+        stem = model.encoder.stem(bases, same=True)
+        outputs = [layers.elu(stem)]
+        convolved = [model.encoder.blocks[0].conv(outputs[0], same=True)]
+    else:
+        stem, outputs = None, [None]
+        numbers, _ = kmers.window_parts(config.encoder, bases)
+        convolved = [kmers.convolution_by_taps(taps, numbers).astype(bases.dtype)]
+    for index, block in enumerate(model.encoder.blocks):
+        if index:
+            convolved.append(block.conv(outputs[-1], same=True))
         outputs.append(block.finish(convolved[-1], *block.norm.fixed(), DTYPE))
     for stage in stages(model):
         convolved.append(stage.conv(outputs[-1], same=stage.same))
@@ -76,7 +89,8 @@ def reference(
         flat = jnp.mean(x, axis=1) if model.config.pool == "mean" else x.reshape(x.shape[0], -1)
         last = first_map(model.head)(flat)
         answer = rest_of_head(model.head, last)
-    return Reference(bases, stem, tuple(convolved), tuple(outputs), last, answer)
+    taps = None if taps is None else kmers.second_taps(model.encoder, outputs[1], DTYPE)
+    return Reference(bases, stem, tuple(convolved), tuple(outputs), last, taps, answer)
 
 
 def stages(model: nnx.Module) -> list[Stage]:

@@ -27,13 +27,13 @@ class Tiles(NamedTuple):
         may lie behind the window: answers to positions outside say nothing.
       bases: the substitutes, soft one-hot; a substitute equal to the base changes nothing. Q is a
         multiple of the tower's stride, or at most the stride.
-      odd: what a table cannot answer of these positions (local_kmers.odd_positions); a sequence N
-        is filler.
+      ends: what a table has no k-mers for of these positions (local_kmers.end_positions); a
+        sequence N is filler.
     """
 
     start: Int[Array, ""]
     bases: Float[Array, "N V Q A"]
-    odd: Int[Array, "M 2"]
+    ends: Int[Array, "E 2"]
 
 
 class Runs(NamedTuple):
