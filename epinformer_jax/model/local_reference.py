@@ -25,8 +25,8 @@ class Reference(NamedTuple):
         and what leaves the last one's layer.
       last: the linear map behind them, before its non-linearity: over the length of the summary
         [N, F, P] (expression), or the head's first map [N, O] (activity).
-      second_taps: the taps' answers whose sums are the second convolution; only where taps have
-        answered.
+      second_taps: the taps' answers whose sums are the second convolution; only where there is one
+        and taps have answered.
       answer: embeddings [N, D] (expression) or log activity [N] (activity).
     """
 
@@ -89,8 +89,9 @@ def reference(
         flat = jnp.mean(x, axis=1) if model.config.pool == "mean" else x.reshape(x.shape[0], -1)
         last = first_map(model.head)(flat)
         answer = rest_of_head(model.head, last)
-    taps = None if taps is None else kmers.second_taps(model.encoder, outputs[1], DTYPE)
-    return Reference(bases, stem, tuple(convolved), tuple(outputs), last, taps, answer)
+    has_second = taps is not None and len(model.encoder.blocks) > 1
+    second = kmers.second_taps(model.encoder, outputs[1], DTYPE) if has_second else None
+    return Reference(bases, stem, tuple(convolved), tuple(outputs), last, second, answer)
 
 
 def stages(model: nnx.Module) -> list[Stage]:
