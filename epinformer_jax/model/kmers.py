@@ -167,9 +167,14 @@ def part_numbers(
     """
     first, end = jnp.clip(first, 0, width), jnp.clip(end, 0, width)
     offset = jnp.asarray(part_offsets(width).ravel())[first * (width + 1) + end]
-    # A product, because its result is kept: what is merely added up, a compiler adds up again for
-    # each channel of the rows that are looked up.
-    both = jnp.stack([offset, numbers >> (2 * (width - end))], axis=-1)
+    return kept_sum(offset, numbers >> (2 * (width - end)))
+
+
+def kept_sum(first: Int[Array, "*N"], second: Int[Array, "*N"]) -> Int[Array, "*N"]:
+    """A sum as a product, because its result is kept: what is merely added up, a compiler adds up
+    again for each channel of the rows that are looked up.
+    """
+    both = jnp.stack([first, second], axis=-1)
     return jnp.matmul(both, jnp.ones(2, both.dtype))
 
 

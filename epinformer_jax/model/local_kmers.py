@@ -50,7 +50,7 @@ class Lookup(NamedTuple):
         if (rows != NONE).any():
             is_changed = (rows != NONE)[:, None, None, None]
             number = jnp.where(is_changed, select(self.changed, rows), number)
-        row = _kept(TAPS * number, tap)
+        row = kmers.kept_sum(TAPS * number, jnp.full_like(number, tap))
         if self.others is None:
             return kmers.take(self.values, row)
         size = len(self.values)
@@ -151,14 +151,6 @@ def _worth(end: Int[Array, "..."], place: Int[np.ndarray, "..."]) -> Int[Array, 
     return jnp.where((place >= 0) & (after >= 0), 1 << (2 * jnp.maximum(after, 0)), 0)
 
 
-def _kept(number: Int[Array, "*N"], more: int = 0) -> Int[Array, "*N"]:
-    """Numbers plus a constant, as a product, because its result is kept: what is merely added up, a
-    compiler adds up again for each channel of the rows that are looked up.
-    """
-    both = jnp.stack([number, jnp.full_like(number, more)], axis=-1)
-    return jnp.matmul(both, jnp.ones(2, number.dtype))
-
-
 def _put(
     changed: Int[Array, "R J N V"],
     found: Int[Array, "E K V"],
@@ -209,5 +201,6 @@ def _by_parts(
     worth = jnp.where(is_in[:, None], _worth(end[:, None], in_kmer[None]), 0)
     changed = numbers[:, None, None] + change[..., None] * worth[:, :, None]
     changed = jnp.clip(changed, 0, kmers.outside(stem.width)).reshape(-1, TAPS + 1)
-    x = kmers.block_by_taps(encoder, parts, _kept(changed), DTYPE)
+    changed = kmers.kept_sum(changed, jnp.zeros_like(changed))
+    x = kmers.block_by_taps(encoder, parts, changed, DTYPE)
     return kmers.second_taps(encoder, x[:, 0], DTYPE).reshape(*change.shape, -1)
