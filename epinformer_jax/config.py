@@ -203,7 +203,9 @@ FIELDS: dict[str, Any] = {
             "table",
         ),
         "folds_in_parallel": _integer(
-            0, "folds at once, each on devices of its own; 0: as many as there are devices", least=0
+            0,
+            "folds at once, each needs its memory; 0: one on each device, two on a single CPU",
+            least=0,
         ),
         "encoder_cache": _one_of(
             "auto",

@@ -361,6 +361,10 @@ def test_a_full_disk_stands_in_the_way(examples, tmp_path, monkeypatch):
     monkeypatch.setattr(encoder_cache.shutil, "disk_usage", lambda path: usage)
     cache = cache_of(examples, tiny_models.random_variables(CONFIG, seed=1), tmp_path / "c")
     assert "GB left" in encoder_cache.obstacle("auto", FROZEN, cache)
+    usage.free = 3 * cache.size_bytes
+    assert encoder_cache.obstacle("auto", FROZEN, cache, at_once=2) == ""
+    reason = encoder_cache.obstacle("auto", FROZEN, cache, at_once=3)
+    assert reason.startswith("the caches of 3 folds at once need")
 
 
 def test_the_towers_of_a_batch_are_dealt_over_the_devices(examples, tmp_path):

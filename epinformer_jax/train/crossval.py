@@ -3,8 +3,8 @@ predictions pooled.
 
 One fold is a cross-validation with one fold. For each: the encoder is pre-trained on the fold's own
 training chromosomes (or read from a directory, after a check for leakage), transplanted, the
-expression model trained, its test genes predicted. Folds run side by side where there are devices
-for it.
+expression model trained, its test genes predicted. Folds run side by side, on devices of their own
+or two on one CPU.
 """
 
 import contextlib
@@ -48,11 +48,14 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Place(NamedTuple):
-    """Where a fold trains and what it leaves there: its folder, the run's id, its devices."""
+    """Where a fold trains and what it leaves there: its folder, the run's id, its devices, and how
+    many folds train at once.
+    """
 
     directory: os.PathLike
     run_id: str
     mesh: Mesh | None = None
+    at_once: int = 1
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> os.PathLike:
@@ -81,7 +84,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> os.Pat
     run_id = rundir.open_run(workdir, config.to_dict(), fingerprints)
 
     def train(fold: Fold, mesh: Mesh):
-        place = Place(workdir / fold.name, run_id, mesh)
+        place = Place(workdir / fold.name, run_id, mesh, len(meshes))
         rundir.make(place.directory)
         if config.task == "activity":
             return _train_activity(config, fold, windows, place)[1]
@@ -213,7 +216,7 @@ def _encoder_cache(
         dtype=config.train.encoder_cache_dtype,
         mesh=mesh,
     )
-    reason = encoder_cache.obstacle(setting, objective, cache)
+    reason = encoder_cache.obstacle(setting, objective, cache, at_once=place.at_once)
     if not distributed.all_agree(not reason):
         logging.info("%s: encoder outputs are not cached: %s", fold.name, reason or "another host")
         yield lambda examples: examples

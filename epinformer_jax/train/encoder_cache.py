@@ -25,7 +25,6 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from epinformer_jax.data import atomic, batches, layouts
 from epinformer_jax.data.batches import Batch, Sequences
@@ -35,6 +34,7 @@ from epinformer_jax.model import architecture, cached, functional
 from epinformer_jax.model.functional import Variables
 from epinformer_jax.model.tracks import Placed, Tracks
 from epinformer_jax.train import checkpoint, devices, tasks
+from epinformer_jax.train.progress_bar import progress_bar
 
 MANIFEST = atomic.MARKER
 FORMAT = 2
@@ -212,7 +212,7 @@ class EncoderCache:
         encode = _encode(self._objective.model, self._objective.unknown_base)
         variables = devices.put_replicated(self._variables, self._mesh)
         total = len(self._distinct.codes) * len(self._strands)
-        with tqdm(total=total, desc="encoder, once", unit="seq", dynamic_ncols=True) as bar:
+        with progress_bar("encoder, once", total, "seq") as bar:
             for strand in self._strands:
                 towers = _map(folder / _file(strand), self._shape, self._dtype, mode="w+")
                 for members, batch in self._calls():
@@ -281,13 +281,17 @@ class _CachedStream(Stream):
         yield from super().batches(first, last)
 
 
-def obstacle(setting: str, objective: tasks.Objective, cache: EncoderCache) -> str:
+def obstacle(
+    setting: str, objective: tasks.Objective, cache: EncoderCache, *, at_once: int = 1
+) -> str:
     """Why an encoder's outputs cannot be cached; "" when they can, or `setting` is off anyway.
+
+    `at_once` such caches must find room, those of folds that train side by side.
 
     Raises:
       ValueError: `setting` is `on`, and they cannot.
     """
-    reason = _obstacle(objective, cache)
+    reason = _obstacle(objective, cache, at_once)
     if reason and setting == "on":
         raise ValueError(
             f"config.train.encoder_cache='on', but {reason}; set it to auto or off, or mend that"
@@ -295,16 +299,17 @@ def obstacle(setting: str, objective: tasks.Objective, cache: EncoderCache) -> s
     return reason
 
 
-def _obstacle(objective: tasks.Objective, cache: EncoderCache) -> str:
+def _obstacle(objective: tasks.Objective, cache: EncoderCache, at_once: int) -> str:
     if objective.encoder != "frozen":
         return f"the encoder is {objective.encoder}, which changes its outputs: it must be frozen"
     if objective.shift_bp:
         return f"sequences move by up to {objective.shift_bp} bases in training (data.shift_bp)"
     parent = next(folder for folder in cache.directory.parents if folder.exists())
     free = shutil.disk_usage(parent).free
-    if cache.size_bytes > 0.9 * free:
-        gigabytes = cache.size_bytes / 1e9
-        return f"the cache needs {gigabytes:.1f} GB and {parent} has {free / 1e9:.1f} GB left"
+    needed = at_once * cache.size_bytes
+    if needed > 0.9 * free:
+        whose = "the cache needs" if at_once == 1 else f"the caches of {at_once} folds at once need"
+        return f"{whose} {needed / 1e9:.1f} GB and {parent} has {free / 1e9:.1f} GB left"
     return ""
 
 

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import math
 import os
-import sys
 import time
 from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
@@ -20,7 +19,6 @@ import optax
 from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from epinformer_jax.data.batches import Batch
 from epinformer_jax.data.loader import Stream
@@ -35,6 +33,7 @@ from epinformer_jax.train.devices import (
     replicated,
     waits_each_step,
 )
+from epinformer_jax.train.progress_bar import progress_bar
 
 CHECK_EVERY_STEPS = 50  # how often losses are fetched and tested for NaN
 
@@ -131,7 +130,8 @@ def fit(
     checkpoints = Checkpoints(directory)
     try:
         state, progress = _resume(checkpoints, start, objective, optimizer, run_id, mesh)
-        with _bar(name, progress["step"], spec.epochs * batches.steps_per_epoch) as bar:
+        total = spec.epochs * batches.steps_per_epoch
+        with progress_bar(name, total, "step", done=progress["step"]) as bar:
             while not progress["finished"]:
                 state, row = _epoch(state, step_fn, batches, progress, spec, optimizer, bar, mesh)
                 if row is None:
@@ -250,18 +250,6 @@ def _spread(mesh: Mesh) -> Mesh | None:
 
 def _everywhere(mesh: Mesh | None) -> dict[str, Any]:
     return {} if mesh is None else {"out_shardings": replicated(mesh)}
-
-
-def _bar(name: str, done: int, total: int) -> tqdm:
-    return tqdm(
-        total=total,
-        initial=done,
-        desc=name,
-        unit="step",
-        mininterval=1.0 if sys.stderr.isatty() else 60.0,  # a log file wants few lines
-        dynamic_ncols=True,
-        disable=not distributed.is_lead(),
-    )
 
 
 def _epoch(state, step_fn, batches, progress, spec, optimizer, bar, mesh):

@@ -1,4 +1,4 @@
-"""Jobs side by side, each on devices of its own, in one process.
+"""Jobs side by side in one process, each on devices of its own, or several on one.
 
 JAX gives work to a device without waiting for it, so one thread a job keeps all devices busy. Each
 job's numbers are those it would have alone on such devices.
