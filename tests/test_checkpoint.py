@@ -231,6 +231,24 @@ def test_a_damaged_step_is_reported_and_the_one_before_is_taken(tmp_path, opened
     np.testing.assert_array_equal(checkpoints.restore(30).tree["optimizer"]["0000"], 31)
 
 
+@pytest.mark.parametrize("content", ["", '{"sco', "{}", '{"score": NaN}', "\udcff"])
+def test_a_score_that_cannot_be_read_is_named_and_training_goes_on_without_it(
+    tmp_path, opened, caplog, content
+):
+    """orbax reads all scores before any step, and fails without saying whose it was."""
+    save_steps(tmp_path, [0.5, 0.6, 0.7]).close()
+    damaged = tmp_path / "checkpoints" / "30" / "metrics" / "metrics"
+    damaged.write_text(content, errors="surrogateescape")
+    with pytest.raises(DamagedCheckpoint, match=r"checkpoints/30/metrics/metrics: the score"):
+        Checkpoints(tmp_path)
+    assert damaged.exists()
+    with caplog.at_level("WARNING", logger="absl"):
+        checkpoints = opened(Checkpoints(tmp_path, repair=True))
+    assert checkpoints.restore_latest().step == checkpoints.best_step() == 20
+    (message,) = [r.message for r in caplog.records if "score" in r.message]
+    assert str(damaged) in message and "removed" in message
+
+
 def test_a_missing_record_is_damage(tmp_path):
     save_steps(tmp_path, [0.5]).close()
     shutil.rmtree(tmp_path / "checkpoints" / "10" / "record")

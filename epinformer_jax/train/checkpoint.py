@@ -106,9 +106,14 @@ class DamagedCheckpoint(ValueError):
 class Checkpoints:
     """The steps kept in one directory: the latest two, so that a damaged one has a predecessor, and
     the best by score.
+
+    With `repair`, for training, a step whose score cannot be read is reported and removed.
+
+    Raises:
+      DamagedCheckpoint: a step's score cannot be read; the file is named.
     """
 
-    def __init__(self, directory: str | Path):
+    def __init__(self, directory: str | Path, *, repair: bool = False):
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as managers
 
@@ -119,8 +124,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy, best_fn=_score, create=True, enable_async_checkpointing=True
         )
-        # orbax refuses relative paths
-        self._manager = ocp.CheckpointManager(epath.Path(self.directory).resolve(), options=options)
+        resolved = epath.Path(self.directory).resolve()  # orbax refuses relative paths
+        _check_scores(resolved, repair=repair and jax.process_count() == 1)
+        self._manager = ocp.CheckpointManager(resolved, options=options)
         self._ocp = ocp
 
     def save(self, step: int, tree: Tree, *, info: ModelInfo, progress: dict, score: float) -> None:
@@ -325,6 +331,24 @@ def _without_late_reads():
 def _is_no_late_read(record: logging.LogRecord) -> bool:
     text = record.getMessage()
     return "never retrieved" not in text or not ("orbax" in text or "tensorstore" in text)
+
+
+def _check_scores(folder: epath.Path, *, repair: bool) -> None:
+    """orbax reads the scores of all steps at once, and fails without a name at a damaged one."""
+    for path in folder.glob("*/metrics/metrics"):
+        try:
+            if np.isfinite(json.loads(path.read_text())["score"]):
+                continue
+        except (ValueError, KeyError, TypeError):
+            pass
+        step = path.parent.parent
+        if not repair:
+            raise DamagedCheckpoint(
+                f"{path}: the score of this step cannot be read; copy the file again, or remove "
+                f"{step} to use the other steps"
+            )
+        absl_logging.warning("%s: the score of this step cannot be read; the step is removed", path)
+        step.rmtree()
 
 
 def _shape_of(leaf: dict[str, Any]) -> jax.ShapeDtypeStruct:

@@ -127,7 +127,7 @@ def fit(
     mesh = mesh or all_devices()
     step_fn = train_step(objective, optimizer, _spread(mesh))
     batches = examples.stream(train, shuffle=True)
-    checkpoints = Checkpoints(directory)
+    checkpoints = Checkpoints(directory, repair=True)
     try:
         state, progress = _resume(checkpoints, start, objective, optimizer, run_id, mesh)
         total = spec.epochs * batches.steps_per_epoch
