@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from epinformer_jax.analysis.kmer_tables import KmerTable
 from epinformer_jax.data import layouts
@@ -22,8 +23,8 @@ from epinformer_jax.data.layouts import Plan
 from epinformer_jax.model import functional, kmers, packing
 from epinformer_jax.model.calls import fetched
 from epinformer_jax.model.functional import Variables
-from epinformer_jax.train import encoder_cache, loop, tasks
-from epinformer_jax.train.devices import prefetched, put_batch, put_replicated
+from epinformer_jax.train import encoder_cache, loop, side_by_side, tasks
+from epinformer_jax.train.devices import all_devices, prefetched, put_batch, put_replicated
 from tests.benchmarks import models, networks, occupancy
 from tests.benchmarks.setting import SLOTS, Prepared, Setting
 
@@ -145,8 +146,10 @@ def train(
     return _steps(setting, goal, batches, {"packing_of_a_batch_s": packing_s})
 
 
-def train_cached(setting: Setting, *, batch: int) -> Prepared:
-    """A step behind a frozen encoder whose outputs are cached; reading them counts."""
+def train_cached(setting: Setting, *, batch: int, folds: int = 1) -> Prepared:
+    """A step behind a frozen encoder whose outputs are cached; reading them counts. `folds` train
+    at once.
+    """
     batches, _ = stream(setting, batch)
     goal = objective(setting, "frozen")
     order, plan = setting.order(batch), plan_of(setting, batch)
@@ -167,7 +170,7 @@ def train_cached(setting: Setting, *, batch: int) -> Prepared:
     def with_towers(index: int) -> Batch:
         return cache.with_towers(batches[index], places[index])
 
-    steps = _steps(setting, goal, batches, spent, with_towers, stretch=STRETCH)
+    steps = _steps(setting, goal, batches, spent, with_towers, stretch=STRETCH, folds=folds)
     return dataclasses.replace(steps, close=cache.delete)
 
 
@@ -179,23 +182,33 @@ def _steps(
     prepared: Callable[[int], Batch] | None = None,
     *,
     stretch: int = 1,
+    folds: int = 1,
 ) -> Prepared:
     """Steps over the batches in turn, `stretch` of them a run; `prepared` makes each of another
-    form when its turn comes.
+    form when its turn comes. `folds` take them side by side.
     """
     take = prepared or batches.__getitem__
-    training, order = Training(setting, goal), range(len(batches))
-    # as they are when their turn comes: cached rows have layouts of their own, and more of them
-    one_off = {"compile_s": compiled(training.advance, map(take, order)), **one_off}
-    training.start()
+    trainings, order = [Training(setting, goal) for _ in range(folds)], range(len(batches))
+    places = [all_devices()] * folds
+
+    def meet(training: Training, mesh: Mesh) -> float:
+        # as they are when their turn comes: cached rows have layouts of their own, and more of them
+        spent = compiled(training.advance, map(take, order))
+        training.start()
+        return spent
+
+    one_off = {"compile_s": max(side_by_side.run(meet, trainings, places)), **one_off}
 
     def run(index: int) -> list[float]:
-        chosen = prefetched(map(take, _stretch(order, index, stretch)))
-        losses = [training.step_on(packed) for packed in chosen]
-        jax.block_until_ready(training.state)
-        return [float(losses[0])]
+        def steps(training: Training, mesh: Mesh) -> float:
+            chosen = prefetched(map(take, _stretch(order, index, stretch)), mesh)
+            losses = [training.step_on(packed) for packed in chosen]
+            jax.block_until_ready(training.state)
+            return float(losses[0])
 
-    return Prepared(run, work=stretch, one_off=one_off)
+        return side_by_side.run(steps, trainings, places)[:1]
+
+    return Prepared(run, work=stretch * folds, one_off=one_off)
 
 
 class Training:
