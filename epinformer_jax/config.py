@@ -204,7 +204,7 @@ FIELDS: dict[str, Any] = {
         ),
         "folds_in_parallel": _integer(
             0,
-            "folds at once, each needs its memory; 0: one on each device, two on a single CPU",
+            "folds at once, each needs its memory; 0: one on each device; several may share a CPU",
             least=0,
         ),
         "encoder_cache": _one_of(

@@ -219,9 +219,12 @@ def read_step(folder, step: int) -> Restored:
                 tree = reader.restore(folder / "state", target)
         except Exception as error:
             # orbax and tensorstore raise many types for damaged files; the first line says enough
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         if reason:
-            raise DamagedCheckpoint(f"{folder}: the checkpoint cannot be read: {reason}")
+            raise DamagedCheckpoint(
+                f"{folder}: the checkpoint cannot be read: {reason}; restore another step or copy "
+                "the folder again"
+            )
     if record.get("sha256", "") not in ("", _digest_of_record(record)):
         raise DamagedCheckpoint(
             f"{folder}: its record differs from what was saved; restore another step or copy the "

@@ -4,7 +4,7 @@ predictions pooled.
 One fold is a cross-validation with one fold. For each: the encoder is pre-trained on the fold's own
 training chromosomes (or read from a directory, after a check for leakage), transplanted, the
 expression model trained, its test genes predicted. Folds run side by side, on devices of their own
-or two on one CPU.
+or, where that is asked for, on one CPU.
 """
 
 import contextlib

@@ -24,7 +24,6 @@ from epinformer_jax.data.batches import Batch
 
 AXIS = "data"
 DEALT = ("rows", "tracks", "towers")  # parts of a batch
-ON_ONE_CPU = 2  # jobs at once where cores would wait for each other within a step
 AHEAD = 2  # batches on their way to the devices while a step runs
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
@@ -46,14 +45,13 @@ def places(jobs: int, *, parallel: int = 0) -> list[Mesh]:
     """Meshes for `jobs` that run side by side: equal shares of the devices, as many as are of use.
 
     `parallel` is the most that may run at once, 0 for as many as there are devices. Jobs may share
-    a CPU: what one leaves idle of its cores another uses; 0 means two where it has two cores. With
-    one place it has all devices; with several processes there is one, since every process must do
-    the same.
+    a single CPU, where that is asked for: what one leaves idle of its cores another uses. With one
+    place it has all devices; with several processes there is one, since every process must do the
+    same.
     """
     devices = jax.devices()
     if len(devices) == 1 and devices[0].platform == "cpu":
-        usual = min(ON_ONE_CPU, os.cpu_count() or 1)
-        return [all_devices()] * max(min(jobs, parallel or usual), 1)
+        return [all_devices()] * max(min(jobs, parallel), 1)
     count = min(jobs, parallel or len(devices), len(devices))
     if count <= 1 or jax.process_count() > 1:
         return [all_devices()]
