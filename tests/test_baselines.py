@@ -6,7 +6,9 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
+from threadpoolctl import threadpool_info
 
 from epinformer_jax.data import sequence
 from epinformer_jax.data.records import GeneExample
@@ -180,6 +182,22 @@ def test_a_test_gene_is_predicted_without_the_other_test_genes(fitted):
     alone = baselines.fit_predict(table[:160], labels[:160], table[200:201])
     for name, values in predicted.items():
         np.testing.assert_allclose(alone[name], values[40:41], rtol=1e-9, err_msg=name)
+
+
+def test_trees_grow_in_one_thread(monkeypatch):
+    """Several spin where they wait for each other: minutes on cores that others use too."""
+    threads = []
+
+    class Watched(HistGradientBoostingRegressor):
+        def fit(self, *arguments):
+            pools = threadpool_info()
+            threads.extend(p["num_threads"] for p in pools if p["user_api"] == "openmp")
+            return super().fit(*arguments)
+
+    monkeypatch.setattr(baselines, "HistGradientBoostingRegressor", Watched)
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    assert len(baselines._boosted_trees(x, x[:, 0], x)) == 40
+    assert threads and set(threads) == {1}
 
 
 def test_the_promoter_offset_is_the_one_that_was_planted():

@@ -17,6 +17,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from epinformer_jax.data.records import GeneExample
 from epinformer_jax.data.sequence import reverse_complement
@@ -243,7 +244,9 @@ def _boosted_trees(
         early_stopping=False,
         random_state=SEED,
     )
-    return model.fit(train, labels).predict(test)
+    # several threads wait for each other by spinning: minutes where other programs use the cores
+    with threadpool_limits(1, user_api="openmp"):
+        return model.fit(train, labels).predict(test)
 
 
 def _mlp(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> Float[np.ndarray, " M"]:
