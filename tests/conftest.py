@@ -65,6 +65,21 @@ def shared_data() -> pathlib.Path:
     return directory
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """tiny_models.quick_compilation for a whole module."""
+    import tiny_models  # not above: what it imports must find the hook in place
+
+    with tiny_models.quick_compilation():
+        yield
+
+
+@pytest.fixture
+def own_cache(tmp_path_factory, monkeypatch):
+    """A folder of its own for what is kept between runs."""
+    monkeypatch.setenv("EPINFORMER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def run_python():
     """Runs `python *arguments` in a process of its own that has `devices` CPU devices.

@@ -30,16 +30,11 @@ from epinformer_jax.model import functional, layers, rescale
 from epinformer_jax.model.architecture import ActivityConfig, EncoderConfig
 from epinformer_jax.train import checkpoint
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 WINDOW = ACTIVITY.window_bp
 ACTIVITY_OF = jax.jit(functional.activity, static_argnums=0)
 RESCALE = jax.jit(rescale.rescale, static_argnums=0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """Small networks compile faster than they would run optimised."""
-    with tiny_models.quick_compilation():
-        yield
 
 
 def model_of(config, *, seed=1, fold="fold_1", **fields):

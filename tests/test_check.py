@@ -4,26 +4,13 @@ import json
 import shutil
 
 import pytest
+from tiny_builds import RULE, run
 from tiny_inputs import write_tables, write_tsv
 
-from data_prep import __main__ as command
 from data_prep.builder import build
 from data_prep.check import check
-from epinformer_jax.data.elements import ElementRule
 
-RULE = ElementRule(min_distance_bp=100, max_distance_bp=5000, max_elements=3, window_bp=400)
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("EPINFORMER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-
-
-def run(*arguments, capsys=None):
-    """Exit code, stdout and stderr of a command, in this process."""
-    code = command.main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -27,14 +27,10 @@ from epinformer_jax.train import (
 )
 from epinformer_jax.train.checkpoint import ModelInfo, load_model
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 FOLDS = {"fold_1": ("chr4", ["chr1", "chr2"]), "fold_2": ("chr1", ["chr2", "chr3"])}
 BASELINES = ["training_mean", "promoter_activity", "ridge", "boosted_trees", "mlp"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

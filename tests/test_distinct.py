@@ -15,16 +15,12 @@ from epinformer_jax.data.batches import Sequences
 from epinformer_jax.model import functional
 from epinformer_jax.train.checkpoint import ModelInfo
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = dataclasses.replace(
     tiny_models.EXPRESSION, encoder=dataclasses.replace(tiny_models.ENCODER, stem_width=3), slots=10
 )
 ATOL = 1e-6
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,11 @@ from epinformer_jax.model import functional, packing, tracks
 from epinformer_jax.train import devices, encoder_cache, loop, tasks
 from epinformer_jax.train.checkpoint import ModelInfo
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = train_tiny.MODEL
 FROZEN = tasks.Objective(CONFIG, "smooth_l1", encoder="frozen")
 COUNTS = [1, 3, 5, 4, 2, 1]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,13 +17,9 @@ from epinformer_jax.model import tracks as tracks_lib
 from epinformer_jax.model.encoder import full_rows
 from epinformer_jax.train import tasks
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 STEM_WIDTHS = (2, 3, 4)  # k-mers of 5, 6, 7 bases: both parities of width and lead
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
 
 
 def config_with(stem_width, model=tiny_models.EXPRESSION):

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import tiny_folds
 import tiny_inputs
-import tiny_models
 from sklearn.metrics import average_precision_score
 
 from epinformer_jax.analysis import api, benchmark_links, inputs, links, perturb, predict
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MODELS = tiny_folds.models()
 
@@ -24,14 +25,7 @@ def genes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(genes):
-    with tiny_models.quick_compilation():
-        return links.score_links(MODELS, genes)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
+    return links.score_links(MODELS, genes)
 
 
 def by_gene(table):

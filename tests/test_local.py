@@ -15,6 +15,8 @@ from epinformer_jax.model.architecture import EncoderConfig
 from epinformer_jax.model.local_reference import reference
 from epinformer_jax.model.local_rows import Tiles
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ATOL = 1e-10
 ODD_STEM = EncoderConfig(stem_channels=4, stem_width=5, channels=(3, 4, 2))
 ACTIVITIES = {
@@ -31,12 +33,6 @@ EXPRESSIONS = {
     "published": {},
     "odd stem, no norm": {"encoder": ODD_STEM, "window_bp": 80, "summary_batch_norm": False},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -21,15 +21,11 @@ from epinformer_jax.model import functional
 from epinformer_jax.train import distributed, loop, metrics, tasks
 from epinformer_jax.train.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SCRIPT = "tests/train_tiny.py"
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 EPOCHS = 4
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,16 +16,12 @@ from epinformer_jax.model import architecture, functional
 from epinformer_jax.model.architecture import ActivityConfig, EncoderConfig, ExpressionConfig
 from epinformer_jax.model.epinformer import StarLayer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = tiny_models.EXPRESSION
 ACTIVITY = tiny_models.ACTIVITY
 PREDICT = jax.jit(functional.predict, static_argnums=0)
 ENCODE = jax.jit(functional.encode, static_argnums=0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
 
 
 @pytest.fixture(autouse=True)

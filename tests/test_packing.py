@@ -22,15 +22,11 @@ from epinformer_jax.model import functional, packing, tracks
 from epinformer_jax.model.encoder import full_rows
 from epinformer_jax.train import tasks
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 COUNTS = (1, 3, 5, 4, 2, 5, 5, 5)  # sequences of each gene; 5 slots, so ten slots are empty
 BATCH_SIZE = 9  # one more than there are genes: a filler gene
 STATISTICS = ("padded", "real")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

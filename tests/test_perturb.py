@@ -18,16 +18,12 @@ from epinformer_jax.analysis import element_table, inputs, perturb, predict, slo
 from epinformer_jax.data import features, label_scale, sequence
 from epinformer_jax.model import functional
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def genes(tmp_path_factory):
     return tiny_folds.genes(tmp_path_factory.mktemp("genes"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
 
 
 def again(models, genes, examples):

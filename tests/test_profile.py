@@ -15,13 +15,9 @@ from epinformer_jax.model import functional
 from epinformer_jax.model.architecture import ActivityConfig, ExpressionConfig
 from epinformer_jax.train import flops, profile, tasks
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PUBLISHED = ExpressionConfig()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
 
 
 def test_an_element_of_the_published_network_costs_277_million_products():

@@ -16,16 +16,12 @@ from epinformer_jax.model import functional
 from epinformer_jax.train import checkpoint
 from epinformer_jax.train.checkpoint import ModelInfo
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 HEADER = ["Chrom", "Pos", "Ref", "Alt", "Barcodes", "DNA", "RNA", "Coefficient", "pValue"]
 HEADER += ["Element", "Release"]
 TEXT = "ACGTTGCAAGCTTAGCCATGACCGTATTGCA"
 START = 1000  # 1-based place of the first base
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
 
 
 def rows_of(name, chrom, text, seed):

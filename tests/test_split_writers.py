@@ -7,6 +7,7 @@ import shlex
 import warnings
 
 import pytest
+from tiny_builds import RULE
 from tiny_inputs import write_tables, write_tsv
 
 from data_prep import __main__ as command
@@ -15,14 +16,8 @@ from data_prep.builder import build
 from data_prep.check import check
 from data_prep.split_writers import Storage, part_of, processes, split_tasks, write_task
 from epinformer_jax.data import records
-from epinformer_jax.data.elements import ElementRule
 
-RULE = ElementRule(min_distance_bp=100, max_distance_bp=5000, max_elements=3, window_bp=400)
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("EPINFORMER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -18,11 +18,7 @@ from epinformer_jax.model import functional, packing
 from epinformer_jax.model.architecture import EncoderConfig, ExpressionConfig
 from epinformer_jax.train import tasks
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(autouse=True)

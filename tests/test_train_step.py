@@ -15,11 +15,7 @@ from epinformer_jax.data import batches, layouts
 from epinformer_jax.model import functional
 from epinformer_jax.train import devices, loop, tasks
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with tiny_models.quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,7 @@ from epinformer_jax.data import sequence
 from epinformer_jax.data.genome import Genome
 from epinformer_jax.train import checkpoint
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """Small networks compile faster than they would run optimised."""
-    with tiny_models.quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def model_of(config, *, seed=1, fold="fold_1", **fields):
